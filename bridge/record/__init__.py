@@ -1,0 +1,1 @@
+"""What a record is. Pure: no I/O, no clock, no OpenTelemetry."""

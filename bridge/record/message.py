@@ -1,0 +1,92 @@
+"""LogEvent → wire JSON, version 1. Encoded once; every client gets the same bytes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from bridge.record.event import UNSET, LogEvent, Unset
+from bridge.record.values import AnyValue
+
+__all__ = ["encode_v1", "format_timestamp"]
+
+_NANOS: Final = 1_000_000_000
+_FIRST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
+_LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
+
+
+@lru_cache(maxsize=64)
+def _second_text(second: int) -> str:
+    # Formatting a datetime costs 2 µs, and records come many to the second.
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
+
+
+def format_timestamp(nanoseconds: int) -> str:
+    """RFC 3339 UTC with milliseconds, cut, not rounded: ``2025-10-08T18:30:45.123Z``. Clamped to years 1 to 9999."""
+    second, rest = divmod(nanoseconds, _NANOS)
+    if not _FIRST_SECOND <= second <= _LAST_SECOND:
+        second, rest = (_FIRST_SECOND, 0) if second < 0 else (_LAST_SECOND, _NANOS - 1)
+    return f"{_second_text(second)}.{rest // 1_000_000:03d}Z"
+
+
+class _SystemData(msgspec.Struct, frozen=True, gc=False):
+    timestamp: str
+    level: str
+    logger: str
+    message: str
+    module: str
+    function: str
+    line: int
+
+
+class _SystemLog(msgspec.Struct, frozen=True, tag_field="type", tag="system_log"):
+    data: _SystemData
+
+
+class _AuditData(msgspec.Struct, frozen=True):
+    timestamp: str
+    level: str
+    logger: str
+    message: str
+    action: AnyValue | Unset = UNSET
+    metadata: AnyValue | Unset = UNSET
+
+
+class _AuditLog(msgspec.Struct, frozen=True, tag_field="type", tag="audit_log"):
+    data: _AuditData
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_v1(event: LogEvent) -> bytes:
+    """The version 1 message of a record: UTF-8 JSON, exactly the keys of the protocol, in its order."""
+    if event.is_audit:
+        return _encode(
+            _AuditLog(
+                _AuditData(
+                    format_timestamp(event.timestamp),
+                    event.level,
+                    event.logger,
+                    event.message,
+                    event.action,
+                    event.metadata,
+                )
+            )
+        )
+    return _encode(
+        _SystemLog(
+            _SystemData(
+                format_timestamp(event.timestamp),
+                event.level,
+                event.logger,
+                event.message,
+                event.module,
+                event.function,
+                event.line,
+            )
+        )
+    )
