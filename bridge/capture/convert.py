@@ -1,0 +1,282 @@
+"""A captured record → an OpenTelemetry log record and a LogEvent. Runs on the publisher's thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.trace import get_current_span
+
+from bridge.capture.audit import AUDIT_EVENT, AuditEvent
+from bridge.capture.context import current_audit_context
+from bridge.capture.handler import FORMAT_ERROR, STANDARD_FIELDS, Captured, format_message
+from bridge.record import attributes as names
+from bridge.record.event import UNSET, ExceptionInfo, LogEvent, Unset
+from bridge.record.redact import Redactor
+from bridge.record.severity import severity_number, severity_text
+from bridge.record.values import AnyValue, freeze, safe_repr, safe_text
+
+__all__ = ["Converted", "Converter"]
+
+_STANDARD: Final = frozenset(STANDARD_FIELDS) | {"message", "asctime", "taskName"}
+_SEVERITIES: Final = {member.value: member for member in SeverityNumber}
+
+# The SDK's default, LogRecordLimits. Past its limit the SDK drops the OLDEST attributes and warns at every record.
+_DEFAULT_ATTRIBUTE_LIMIT: Final = 128
+
+# Private name, the same from 1.39 to 1.45: set in the context in which stock processors call their exporters.
+_SUPPRESS_KEY: Final[str | None] = getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", None)
+
+# Loggers that speak while a request of an exporter is on its way.
+_TRANSPORT_LOGGERS: Final = (
+    "urllib3",
+    "requests",
+    "http",
+    "grpc",
+    "httpx",
+    "httpcore",
+    "charset_normalizer",
+    "opentelemetry.exporter",
+)
+
+
+def attribute_limit(environ: Mapping[str, str] = os.environ) -> int:
+    """Attributes that the SDK lets a log record have, as its environment variables say."""
+    for name in ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT"):
+        word = environ.get(name, "").strip()
+        if word.isdigit():
+            return int(word)
+    return _DEFAULT_ATTRIBUTE_LIMIT
+
+
+class Converted:
+    """One record in both forms."""
+
+    __slots__ = ("event", "exportable", "otel")
+
+    def __init__(self, event: LogEvent, otel: LogRecord, exportable: bool) -> None:
+        self.event = event
+        self.otel = otel
+        self.exportable = exportable
+        """False for a record born inside an export: exporting it would beget the next one."""
+
+
+class Converter:
+    """Builds both forms of a record. Not thread-safe; one worker owns it.
+
+    ``resource`` is shared by every event. ``own_threads`` holds the idents of threads that run exporters for us.
+    """
+
+    def __init__(
+        self,
+        redactor: Redactor,
+        *,
+        resource: Mapping[str, AnyValue],
+        text_chars: int,
+        own_threads: set[int] | None = None,
+    ) -> None:
+        self._redactor = redactor
+        self._resource = resource
+        service = resource.get(names.SERVICE_NAME)
+        self._service = service if isinstance(service, str) else ""
+        self._text_chars = text_chars
+        self._limit = attribute_limit()
+        self._own_threads = own_threads if own_threads is not None else set()
+        self.format_errors = 0
+        self.ignored = 0
+
+    def convert(self, captured: Captured, observed: int) -> Converted | None:
+        """Both forms, built in the caller's context; ``observed`` is now, in ns.
+
+        None for the chatter of a transport inside an export (counted in ``ignored``).
+        """
+        return captured.context.run(self._convert, captured, observed)
+
+    def _convert(self, captured: Captured, observed: int) -> Converted | None:
+        fields = captured.fields
+        logger = fields["name"]
+        exportable = True
+        if not captured.is_audit and _SUPPRESS_KEY is not None and otel_context.get_value(_SUPPRESS_KEY):
+            if any(logger == name or logger.startswith(name + ".") for name in _TRANSPORT_LOGGERS):
+                self.ignored += 1
+                return None
+            thread_name = fields.get("threadName") or ""
+            exportable = fields.get("thread") not in self._own_threads and not str(thread_name).startswith("OtelBatch")
+
+        redact = self._redactor
+        message, problem = format_message(fields["msg"], fields["args"])
+        message = redact.text(safe_text(message))
+        extras = {
+            (key if type(key) is str else str(key)): value for key, value in fields.items() if key not in _STANDARD
+        }
+        if problem is not None:
+            extras[FORMAT_ERROR] = problem
+        if FORMAT_ERROR in extras:
+            self.format_errors += 1
+        audit_event: AuditEvent | None = extras.pop(AUDIT_EVENT, None)
+        attributes = redact.attributes({safe_text(key): freeze(value) for key, value in extras.items() if key})
+
+        event_name = attributes.pop(names.OTEL_EVENT_NAME, None) or attributes.pop(names.EVENT_NAME, None) or ""
+        exception: ExceptionInfo | None = fields["exc_info"] or None
+        if exception is not None:
+            exception = ExceptionInfo(
+                exception.type,
+                redact.text(safe_text(exception.message)),
+                redact.text(safe_text(exception.stacktrace)),
+            )
+
+        own = self._own_attributes(fields, exception)
+        action: AnyValue | Unset = UNSET
+        metadata: AnyValue | Unset = UNSET
+        record_id = ""
+        otel_attributes = dict(attributes)
+        if captured.is_audit:
+            action = attributes.pop("action", UNSET)
+            metadata = attributes.pop("metadata", UNSET)
+            for key in ("action", "metadata", "is_audit"):
+                otel_attributes.pop(key, None)
+            own.update(self._audit_attributes(action, metadata, audit_event, exception))
+            if audit_event is not None:
+                record_id = audit_event.id
+            event_name = (audit_event.event if audit_event else "") or event_name or _event_name(action)
+
+        span = get_current_span().get_span_context()
+        number = severity_number(fields["levelno"])
+        timestamp = int(fields["created"] * 1e9)
+        self._fit(otel_attributes, own)
+        otel = LogRecord(
+            timestamp=timestamp,
+            observed_timestamp=observed,
+            severity_text=severity_text(fields["levelname"]),
+            severity_number=_SEVERITIES[number],
+            body=message,
+            attributes=otel_attributes,
+            event_name=str(event_name) or None,
+        )
+        attributes.update(own)
+        valid = span.is_valid
+        event = LogEvent(
+            timestamp=timestamp,
+            observed_timestamp=observed,
+            severity_number=number,
+            level=safe_text(str(fields["levelname"])),
+            logger=safe_text(logger),
+            message=self._cut(message),
+            is_audit=captured.is_audit,
+            module=safe_text(fields["module"] or ""),
+            function=safe_text(fields["funcName"] or ""),
+            line=fields["lineno"] or 0,
+            event_name=str(event_name),
+            trace_id=f"{span.trace_id:032x}" if valid else "",
+            span_id=f"{span.span_id:016x}" if valid else "",
+            trace_flags=int(span.trace_flags) if valid else 0,
+            action=action,
+            metadata=metadata,
+            record_id=record_id,
+            attributes=attributes,
+            resource=self._resource,
+            exception=exception,
+        )
+        return Converted(event, otel, exportable)
+
+    def fallback(self, captured: Captured, observed: int) -> Converted:
+        """The least that can be shown of a record that :meth:`convert` failed on."""
+        fields = captured.fields
+        message = self._cut(self._redactor.text(safe_text(safe_repr(fields.get("msg"), 4_096))))
+        number = severity_number(fields["levelno"]) if type(fields.get("levelno")) is int else 0
+        event = LogEvent(
+            timestamp=observed,
+            observed_timestamp=observed,
+            severity_number=number,
+            level=safe_text(safe_repr(fields.get("levelname"), 64).strip("'")),
+            logger=safe_text(str(fields.get("name"))),
+            message=message,
+            is_audit=captured.is_audit,
+            attributes={"bridge.conversion": "failed"},
+            resource=self._resource,
+        )
+        otel = LogRecord(
+            timestamp=observed,
+            observed_timestamp=observed,
+            severity_number=_SEVERITIES[number],
+            body=message,
+            attributes={"bridge.conversion": "failed", names.AUDIT_FLAG: captured.is_audit},
+        )
+        return Converted(event, otel, exportable=True)
+
+    def _own_attributes(self, fields: dict[str, Any], exception: ExceptionInfo | None) -> dict[str, AnyValue]:
+        own: dict[str, AnyValue] = {
+            names.CODE_FILE_PATH: safe_text(fields["pathname"] or ""),
+            names.CODE_FUNCTION_NAME: safe_text(fields["funcName"] or ""),
+            names.CODE_LINE_NUMBER: fields["lineno"] or 0,
+            names.THREAD_ID: fields["thread"] or 0,
+            names.THREAD_NAME: safe_text(fields["threadName"] or ""),
+            names.PROCESS_PID: fields["process"] or 0,
+        }
+        process = fields["processName"]
+        if process and process != "MainProcess":
+            own[names.PROCESS_NAME] = safe_text(str(process))
+        task = fields.get("taskName")
+        if task:
+            own[names.TASK_NAME] = safe_text(str(task))
+        if fields["stack_info"]:
+            own[names.STACK_INFO] = self._redactor.text(safe_text(str(fields["stack_info"])))
+        if exception is not None:
+            own[names.EXCEPTION_TYPE] = exception.type
+            own[names.EXCEPTION_MESSAGE] = exception.message
+            own[names.EXCEPTION_STACKTRACE] = exception.stacktrace
+        return own
+
+    def _audit_attributes(
+        self,
+        action: AnyValue | Unset,
+        metadata: AnyValue | Unset,
+        event: AuditEvent | None,
+        exception: ExceptionInfo | None,
+    ) -> dict[str, AnyValue]:
+        found: dict[str, AnyValue] = {
+            names.AUDIT_FLAG: True,
+            names.AUDIT_SCHEMA_VERSION: names.SCHEMA_VERSION,
+        }
+        if action is not UNSET and action is not None:
+            found[names.AUDIT_ACTION] = action if isinstance(action, str) else str(action)
+        if isinstance(metadata, dict):
+            for key, value in metadata.items():
+                found[names.AUDIT_METADATA_PREFIX + key] = value
+        elif metadata is not UNSET and metadata is not None:
+            found[names.AUDIT_METADATA] = metadata
+        found.update(current_audit_context().attributes())
+        if event is not None:
+            found.update(self._redactor.attributes(event.attributes()))
+        found.setdefault(names.AUDIT_OUTCOME, "failure" if exception is not None else "unknown")
+        if names.AUDIT_ACTOR_ID not in found and self._service:
+            found[names.AUDIT_ACTOR_ID] = self._service
+            found[names.AUDIT_ACTOR_TYPE] = "service"
+        return found
+
+    def _fit(self, attributes: dict[str, AnyValue], own: dict[str, AnyValue]) -> None:
+        """Add our own attributes after the application's, and let the application's last ones go if all are too many.
+
+        The SDK would drop the first, and would warn at every record.
+        """
+        room = self._limit - len(own)
+        if len(attributes) > room:
+            for key in list(attributes)[max(room, 0) :]:
+                del attributes[key]
+        attributes.update(own)
+
+    def _cut(self, text: str) -> str:
+        if len(text) <= self._text_chars:
+            return text
+        return f"{text[: self._text_chars]}… [cut: {len(text)} characters]"
+
+
+def _event_name(action: AnyValue | Unset) -> str:
+    """``"Role grant"`` → ``role.grant``: dot-separated, as event names are."""
+    if not isinstance(action, str):
+        return "audit.event"
+    words = "".join(c if c.isalnum() or c == "." else " " for c in action.lower()).split()
+    return ".".join(words) or "audit.event"

@@ -1,0 +1,234 @@
+"""A batching processor for stock OTLP exporters, with an honest account.
+
+Why not the stock BatchLogRecordProcessor: it drops its oldest records without a count, throws a batch away when the
+exporter says FAILURE, may take 35 s over a flush of one second and answer True, and waits 30 s at shutdown. This one
+counts every record that does not get through, by reason, and its deadlines hold because it never waits for the
+exporter's thread longer than it was told.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.resources import Resource
+
+from bridge.capture.intake import Drops
+from bridge.diagnostics import say_rarely
+
+__all__ = ["CountingBatchProcessor", "ProcessorSwitch"]
+
+_SUPPRESS_KEY: Final[str | None] = getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", None)
+
+
+# A count alone does not bound memory: 8,192 messages of 10 MB would be 80 GB.
+_MAX_QUEUE_BYTES: Final = 64 << 20
+
+
+def _size(record: ReadableLogRecord) -> int:
+    body = record.log_record.body
+    return 512 + (len(body) if isinstance(body, str) else 0)
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
+    word = environ.get(name, "").strip()
+    return int(word) if word.isdigit() and int(word) > 0 else default
+
+
+class CountingBatchProcessor(LogRecordProcessor):
+    """Queue, batch, export, count. The standard ``OTEL_BLRP_*`` variables set its sizes.
+
+    Drops are counted in ``drops`` under ``otlp_queue_full`` (the oldest goes), ``otlp_failed`` (the exporter said
+    FAILURE or raised) and ``otlp_shutdown`` (still queued at the end).
+    """
+
+    def __init__(
+        self,
+        exporter: LogRecordExporter,
+        drops: Drops,
+        *,
+        environ: Mapping[str, str],
+        own_threads: set[int] | None = None,
+    ) -> None:
+        self._exporter = exporter
+        self._drops = drops
+        self._own_threads = own_threads if own_threads is not None else set()
+        self._max_queue = _whole(environ, "OTEL_BLRP_MAX_QUEUE_SIZE", 8_192)
+        self._batch_size = min(_whole(environ, "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", 512), self._max_queue)
+        self._delay_seconds = _whole(environ, "OTEL_BLRP_SCHEDULE_DELAY", 1_000) / 1_000
+        self._changed = threading.Condition(threading.RLock())
+        self._queue: deque[ReadableLogRecord] = deque()
+        self._start()
+
+    def _start(self) -> None:
+        self._bytes = 0
+        self._emitted = 0
+        self._finished = 0
+        self._flush_to = 0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def exported(self) -> int:
+        """Records the exporter reported as delivered."""
+        return self._exported
+
+    _exported = 0
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        """Queue a record; drops the oldest, counted, when the queue is full. Never blocks on the exporter."""
+        record = copy.copy(log_record.log_record)
+        record.context = Context()  # the caller's context may hold a whole request; exporters have no use for it
+        readable = ReadableLogRecord(
+            log_record=record,
+            resource=log_record.resource if log_record.resource is not None else Resource.create({}),
+            instrumentation_scope=log_record.instrumentation_scope,
+            limits=log_record.limits,
+        )
+        size = _size(readable)
+        with self._changed:
+            if self._stopping:
+                self._drops.add("otlp_shutdown")
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="bridge-otlp-export", daemon=True)
+                self._thread.start()
+            self._queue.append(readable)
+            self._bytes += size
+            self._emitted += 1
+            while len(self._queue) > self._max_queue or (self._bytes > _MAX_QUEUE_BYTES and len(self._queue) > 1):
+                self._bytes -= _size(self._queue.popleft())
+                self._finished += 1
+                self._drops.add("otlp_queue_full")
+            if len(self._queue) == 1 or len(self._queue) >= self._batch_size:
+                self._changed.notify_all()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """True only if everything emitted before the call was delivered, within the time."""
+        deadline = time.monotonic() + timeout_millis / 1_000
+        failed_before = self._lost()
+        with self._changed:
+            target = self._emitted
+            self._flush_to = max(self._flush_to, target)
+            self._changed.notify_all()
+            while self._finished < target:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._thread is None:
+                    return False
+                self._changed.wait(left)
+        return self._lost() == failed_before
+
+    def shutdown(self) -> None:
+        """Stop; what the exporter does not take within its last second is counted as ``otlp_shutdown``."""
+        self.stop(timeout=1.0)
+
+    def stop(self, timeout: float) -> bool:
+        """Deliver what is queued within ``timeout`` seconds, then stop. True if nothing was left."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            if self._stopping:
+                return not self._queue
+            self._stopping = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            left = len(self._queue)
+            self._queue.clear()
+            self._bytes = 0
+            in_flight = self._emitted - self._finished - left
+        if left:
+            self._drops.add("otlp_shutdown", left)
+        # An exporter's shutdown() may wait for its own retry; that is its thread's business, not ours.
+        threading.Thread(target=self._exporter.shutdown, name="bridge-otlp-shutdown", daemon=True).start()
+        return left == 0 and in_flight == 0
+
+    def after_fork(self) -> None:
+        """In a forked child: the queue is the parent's to deliver."""
+        self._changed = threading.Condition(threading.RLock())
+        self._queue.clear()
+        self._start()
+
+    def _lost(self) -> int:
+        counts = self._drops.snapshot()
+        return sum(counts.get(reason, 0) for reason in ("otlp_queue_full", "otlp_failed", "otlp_shutdown"))
+
+    def _run(self) -> None:
+        self._own_threads.add(threading.get_ident())
+        if _SUPPRESS_KEY is not None:
+            otel_context.attach(otel_context.set_value(_SUPPRESS_KEY, True))
+        try:
+            while (batch := self._next_batch()) is not None:
+                self._export(batch)
+        finally:
+            self._own_threads.discard(threading.get_ident())
+
+    def _next_batch(self) -> list[ReadableLogRecord] | None:
+        with self._changed:
+            gather_until: float | None = None
+            while True:
+                queued = len(self._queue)
+                if self._stopping and not queued:
+                    return None
+                if queued >= self._batch_size or (queued and (self._stopping or self._finished < self._flush_to)):
+                    break
+                now = time.monotonic()
+                if queued and gather_until is None:
+                    gather_until = now + self._delay_seconds
+                if gather_until is not None and now >= gather_until:
+                    break
+                self._changed.wait(None if gather_until is None else gather_until - now)
+            batch = [self._queue.popleft() for _ in range(min(queued, self._batch_size))]
+            self._bytes -= sum(map(_size, batch))
+            return batch
+
+    def _export(self, batch: list[ReadableLogRecord]) -> None:
+        problem: Any = None
+        try:
+            result = self._exporter.export(batch)
+            if result is not LogRecordExportResult.SUCCESS:
+                problem = "the exporter reported FAILURE"
+        except Exception as error:
+            problem = error
+        if problem is None:
+            self._exported += len(batch)
+        else:
+            self._drops.add("otlp_failed", len(batch))
+            say_rarely("otlp_failed", 30, "%d log records were not delivered by OTLP: %s", len(batch), problem)
+        with self._changed:
+            self._finished += len(batch)
+            self._changed.notify_all()
+
+
+class ProcessorSwitch(LogRecordProcessor):
+    """Stands on a provider for good and feeds whichever processor is connected: providers can't be rid of one."""
+
+    def __init__(self) -> None:
+        self._processor: CountingBatchProcessor | None = None
+
+    def connect(self, processor: CountingBatchProcessor | None) -> None:
+        """Feed ``processor`` from now on; None: nobody."""
+        self._processor = processor
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        processor = self._processor
+        if processor is not None:
+            processor.on_emit(log_record)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        processor = self._processor
+        return processor is None or processor.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        processor = self._processor
+        if processor is not None:
+            processor.shutdown()
