@@ -1,0 +1,284 @@
+"""The hub: publishing threads on one side, event loops with clients on the other.
+
+A client is a position in the rings and nothing else. Publishing costs the same for one client and for a thousand; a
+client that does not read costs its own gap. Threads append under one short lock and wake a loop only if nobody has
+since it last looked: never a coroutine or a future per record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from bridge.diagnostics import say_rarely
+from bridge.live.ring import Entry, Position, Read, Ring, merge
+from bridge.record.event import LogEvent
+from bridge.record.message import encode_v1
+
+__all__ = ["Hub", "HubStatistics", "process_hub"]
+
+DEFAULT_RECORDS = 20_000
+DEFAULT_BYTES = 32 << 20
+
+
+class HubStatistics(NamedTuple):
+    """A snapshot of the hub."""
+
+    system: int
+    """System records published."""
+    audit: int
+    """Audit records published."""
+    system_held: int
+    audit_held: int
+    bytes_held: int
+    clients: int
+    skipped_system: int
+    """System records that some client was too slow for, summed over clients."""
+    skipped_audit: int
+    """The same for audit records; each such client was closed, or told by a gap."""
+
+
+class _Loop:
+    """One event loop's door bell."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.rung = False
+        self.waiters: set[asyncio.Future[None]] = set()
+
+    def wake(self) -> None:
+        # Before the readers look: what is appended from here on rings again.
+        self.rung = False
+        waiters, self.waiters = self.waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Hub:
+    """Two rings with one counter, and whoever waits for them.
+
+    :meth:`publish` is for any thread; :meth:`wait` for any event loop; the rest for both.
+    """
+
+    def __init__(
+        self,
+        *,
+        system_records: int = DEFAULT_RECORDS,
+        system_bytes: int = DEFAULT_BYTES,
+        audit_records: int = DEFAULT_RECORDS,
+        audit_bytes: int = DEFAULT_BYTES,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._publishing = False
+        self._deferred: list[LogEvent] = []
+        self._loops: dict[int, _Loop] = {}
+        self._clients = 0
+        self._skipped_system = 0
+        self._skipped_audit = 0
+        self._seq = 0
+        self._closed = False
+        self.epoch = uuid.uuid4().hex[:12]
+        """Names this numbering of records: another process, or a forked child, has another."""
+        self._system = Ring(system_records, system_bytes)
+        self._audit = Ring(audit_records, audit_bytes)
+
+    def resize(self, *, system_records: int, system_bytes: int, audit_records: int, audit_bytes: int) -> None:
+        """Give the rings other bounds. What they hold moves over, the newest first to stay."""
+        with self._lock:
+            self._system = _resized(self._system, system_records, system_bytes)
+            self._audit = _resized(self._audit, audit_records, audit_bytes)
+
+    # -- publishing -----------------------------------------------------------------------------------------------
+
+    def publish(self, events: Sequence[LogEvent]) -> None:
+        """Append records, in order, and wake whoever waits. Any thread. Never blocks on a client."""
+        wires = [(event, self._encode(event)) for event in events]
+        with self._lock:
+            if self._publishing:
+                # A signal handler or a finalizer, in the middle of our own append, on this very thread.
+                self._deferred.extend(events)
+                return
+            self._publishing = True
+            try:
+                self._append(wires)
+                while self._deferred:
+                    deferred, self._deferred = self._deferred, []
+                    self._append([(event, self._encode(event)) for event in deferred])
+            finally:
+                self._publishing = False
+            bells = [each for each in self._loops.values() if each.waiters and not each.rung]
+        for bell in bells:
+            bell.rung = True
+            try:
+                bell.loop.call_soon_threadsafe(bell.wake)
+            except RuntimeError:  # the loop is closed: its clients are gone with it
+                with self._lock:
+                    self._loops.pop(id(bell.loop), None)
+
+    def _append(self, wires: Iterable[tuple[LogEvent, bytes]]) -> None:
+        for event, wire in wires:
+            self._seq += 1
+            (self._audit if event.is_audit else self._system).append(Entry(self._seq, wire, event))
+
+    def _encode(self, event: LogEvent) -> bytes:
+        try:
+            return encode_v1(event)
+        except Exception as error:
+            say_rarely("encode", logging.ERROR, "a record's values could not be encoded: %r", error)
+            import msgspec
+
+            return encode_v1(msgspec.structs.replace(event, action=None, metadata={"bridge.encoding": "failed"}))
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def end(self) -> Position:
+        """The position after everything published so far."""
+        with self._lock:
+            return Position(self._system.last, self._audit.last)
+
+    def start(self) -> Position:
+        """The position before everything still held."""
+        with self._lock:
+            return Position(self._system.first - 1, self._audit.first - 1)
+
+    def read(self, position: Position, limit: int) -> Read:
+        """Up to ``limit`` records after ``position``, and what was evicted unread. Never waits."""
+        with self._lock:
+            return merge(self._system, self._audit, position, limit)
+
+    async def wait(self, position: Position) -> None:
+        """Return once there is something after ``position``, or the hub is closed, or a fellow waiter was woken."""
+        loop = asyncio.get_running_loop()
+        bell = self._loops.get(id(loop))
+        if bell is None or bell.loop is not loop:
+            bell = _Loop(loop)
+            with self._lock:
+                self._loops = {key: each for key, each in self._loops.items() if not each.loop.is_closed()}
+                self._loops[id(loop)] = bell
+        waiter: asyncio.Future[None] = loop.create_future()
+        bell.waiters.add(waiter)
+        try:
+            # Registered before looking, so that nothing falls between the look and the sleep.
+            if self._closed or self.end() != position:
+                return
+            await waiter
+        finally:
+            bell.waiters.discard(waiter)
+
+    # -- clients --------------------------------------------------------------------------------------------------
+
+    @property
+    def clients(self) -> int:
+        """Clients now."""
+        return self._clients
+
+    @property
+    def closed(self) -> bool:
+        """True after :meth:`close`: clients say goodbye."""
+        return self._closed
+
+    def join(self, max_clients: int) -> bool:
+        """Count a client in; False if there are ``max_clients`` already."""
+        with self._lock:
+            if self._clients >= max_clients:
+                return False
+            self._clients += 1
+            return True
+
+    def leave(self) -> None:
+        """Count a client out."""
+        with self._lock:
+            self._clients -= 1
+
+    def skipped(self, system: int, audit: int) -> None:
+        """Count what a client was too slow for."""
+        with self._lock:
+            self._skipped_system += system
+            self._skipped_audit += audit
+
+    def statistics(self) -> HubStatistics:
+        """A consistent snapshot."""
+        with self._lock:
+            return HubStatistics(
+                self._system.last,
+                self._audit.last,
+                len(self._system),
+                len(self._audit),
+                self._system.bytes + self._audit.bytes,
+                self._clients,
+                self._skipped_system,
+                self._skipped_audit,
+            )
+
+    # -- its life -------------------------------------------------------------------------------------------------
+
+    def wake_all(self) -> None:
+        """Wake every waiter, e.g. to let it see that it should end."""
+        with self._lock:
+            bells = list(self._loops.values())
+        for bell in bells:
+            try:
+                bell.loop.call_soon_threadsafe(bell.wake)
+            except RuntimeError:
+                continue
+
+    def close(self) -> None:
+        """No more records: every client is woken and says goodbye."""
+        self._closed = True
+        self.wake_all()
+
+    def reopen(self) -> None:
+        """Take records and clients again."""
+        self._closed = False
+
+    def after_fork(self) -> None:
+        """In a forked child: a new epoch with nothing in it; the clients and their loops are the parent's."""
+        self._lock = threading.RLock()
+        self._publishing = False
+        self._deferred = []
+        self._loops = {}
+        self._clients = 0
+        self._skipped_system = 0
+        self._skipped_audit = 0
+        self._seq = 0
+        self.epoch = uuid.uuid4().hex[:12]
+        self._system.clear()
+        self._audit.clear()
+
+
+def _resized(ring: Ring, max_records: int, max_bytes: int) -> Ring:
+    if (ring.max_records, ring.max_bytes) == (max_records, max_bytes):
+        return ring
+    new = Ring(max_records, max_bytes)
+    held, _ = ring.slice(0, len(ring))
+    # Positions of readers stay good: the ordinals go on where they were.
+    new.last = ring.first - 1
+    new.first = ring.first
+    new._slots = [None] * min(max_records, ring.first - 1)
+    for entry in held:
+        new.append(entry)
+    return new
+
+
+_process_hub: Hub | None = None
+_process_hub_lock = threading.Lock()
+
+
+def process_hub(make: Callable[[], Hub] = Hub) -> Hub:
+    """The process-wide hub, made at the first call."""
+    global _process_hub
+    with _process_hub_lock:
+        if _process_hub is None:
+            _process_hub = make()
+        return _process_hub
+
+
+def _forget_process_hub() -> None:
+    global _process_hub, _process_hub_lock
+    _process_hub_lock = threading.Lock()
+    _process_hub = None

@@ -1,0 +1,131 @@
+"""Who may watch. Pure decisions over an ASGI scope.
+
+Without a token only a loopback peer with a loopback Host and no forwarding header is answered: a proxy in front would
+make every stranger look local. Browsers on other sites can reach loopback too, so Origin must be our own or on the
+list, and Host must be a known name, which defeats DNS rebinding.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+__all__ = ["Policy", "Refusal", "judge"]
+
+_FORWARDING: Final = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-real-ip",
+)
+
+
+class Policy(NamedTuple):
+    """The settings that decide."""
+
+    token: str | None = None
+    allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class Refusal(NamedTuple):
+    """Why a request is not answered. ``kind`` ``"token"`` asks for 401/4401, ``"forbidden"`` for 403 before accept."""
+
+    kind: Literal["token", "forbidden"]
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}"
+
+
+def judge(scope: Mapping[str, Any], policy: Policy) -> Refusal | None:
+    """None if the request may be answered."""
+    headers: dict[str, str] = {}
+    for key, value in scope.get("headers") or ():
+        headers.setdefault(bytes(key).decode("latin-1").lower(), bytes(value).decode("latin-1"))
+    host = headers.get("host", "")
+    origin = headers.get("origin")
+
+    if policy.token is None:
+        peer = scope.get("client")
+        address = str(peer[0]) if peer else ""
+        if not _is_loopback_address(address):
+            return Refusal(
+                "forbidden",
+                f"peer {address or 'unknown'} is not on this machine, and no token is set",
+                "set a token (token=, BRIDGE_TOKEN) to let other machines in",
+            )
+        for name in _FORWARDING:
+            if name in headers:
+                return Refusal(
+                    "forbidden",
+                    f"the request came through a proxy (it has {name}), and no token is set",
+                    "set a token (token=, BRIDGE_TOKEN) to serve behind a proxy",
+                )
+    if not _host_allowed(host, policy):
+        return Refusal(
+            "forbidden",
+            f"Host {host[:200]!r} is not a known name of this server",
+            "add it to allowed_hosts (BRIDGE_ALLOWED_HOSTS)",
+        )
+    if origin is not None and not _origin_allowed(origin, host, policy):
+        return Refusal(
+            "forbidden",
+            f"Origin {origin[:200]!r} is not this server's own",
+            "add it to allowed_origins (BRIDGE_ALLOWED_ORIGINS)",
+        )
+    if policy.token is not None:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        # Compared as bytes: compare_digest() refuses text that is not ASCII.
+        good = hmac.compare_digest(given.strip().encode("latin-1", "replace"), policy.token.encode())
+        if scheme.lower() != "bearer" or not good:
+            return Refusal("token", "no or a wrong token", "send the header Authorization: Bearer <token>")
+    return None
+
+
+def _is_loopback_address(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
+
+
+def _host_name(host: str) -> str:
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _host_allowed(host: str, policy: Policy) -> bool:
+    name = _host_name(host)
+    if name == "localhost" or name.endswith(".localhost") or _is_loopback_address(name):
+        return True
+    if name in (allowed.lower() for allowed in policy.allowed_hosts):
+        return True
+    # A page that rebinds DNS to us can't send the token: with one, any name is as good as another.
+    return policy.token is not None and not policy.allowed_hosts and bool(name)
+
+
+def _origin_allowed(origin: str, host: str, policy: Policy) -> bool:
+    origin = origin.lower()
+    if origin in policy.allowed_origins:
+        return True
+    try:
+        parts = urlsplit(origin)
+        own = urlsplit(f"{parts.scheme}://{host.lower()}")
+        default = {"http": 80, "https": 443}.get(parts.scheme)
+        if default is None:
+            return False
+        return (parts.hostname, parts.port or default) == (own.hostname, own.port or default)
+    except ValueError:
+        return False

@@ -1,0 +1,117 @@
+"""Serving an ASGI application on a port of our own, with uvicorn: in this thread, or beside the application."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bridge.errors import AddressUnavailable, MissingDependency, SettingsError
+
+__all__ = ["StandaloneServer", "bind"]
+
+
+def bind(host: str, port: int, *, token: str | None) -> socket.socket:
+    """A listening socket.
+
+    Raises :class:`AddressUnavailable` if the address can't be had, and :class:`SettingsError` for an address that
+    other machines reach while no token is set.
+    """
+    if token is None and not _is_loopback(host):
+        raise SettingsError(
+            "host",
+            host,
+            "other machines could reach this address, and no token is set",
+            "set a token (BRIDGE_TOKEN), or listen on 127.0.0.1",
+        )
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise AddressUnavailable(host, port, error.strerror or str(error)) from None
+    try:
+        # Lets a restarted server have its port back at once; on Linux it does not let two listen.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        reason = "taken" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        raise AddressUnavailable(host, port, reason) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class StandaloneServer:
+    """uvicorn on a socket that is bound already. It leaves logging and signal handlers alone."""
+
+    def __init__(self, app: Any, listener: socket.socket) -> None:
+        try:
+            import uvicorn
+            import websockets  # noqa: F401  (uvicorn would serve without it, and refuse every WebSocket)
+        except ImportError as error:
+            listener.close()
+            raise MissingDependency(error.name or "uvicorn", "the stand-alone server", "server") from None
+        self._listener = listener
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        host, port = listener.getsockname()[:2]
+        self.port: int = port
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+        class Server(uvicorn.Server):
+            @contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                yield  # SIGINT and SIGTERM are the application's
+
+        self._server = Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                # Compressing costs 40 to 60 % more CPU, and on loopback buys nothing.
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+
+    async def serve(self) -> None:
+        """Serve until :meth:`stop`, or until this task is cancelled."""
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve(sockets=[self._listener])
+
+    def start(self) -> None:
+        """Serve in a daemon thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="bridge-server", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.run(self.serve())
+
+    @property
+    def started(self) -> bool:
+        """True once connections are answered."""
+        return bool(self._server.started)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End it; waits for the thread if there is one."""
+        self._server.should_exit = True
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
