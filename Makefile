@@ -13,7 +13,7 @@ LOCKING = $(UV) pip compile --quiet --no-config --universal --generate-hashes --
 	--all-extras --group dev --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs test-wheel test-oldest lock clean venv python
+.PHONY: help demo test check bench docs pictures test-wheel test-oldest lock clean venv python
 
 # Prints what decides whether a venv is still good: the files' content, this Python and this folder.
 KEY = import hashlib, os, sys; \
@@ -70,6 +70,9 @@ check: venv ## lint, format check, types, import contracts
 
 bench: venv ## run the benchmarks (ARGS go to them, such as --quick)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+pictures: venv ## draw the pictures in the docs anew, from the real program
+	$(BIN)/python docs/images/draw_demo.py
 
 docs: venv ## build the documentation into site/; any warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

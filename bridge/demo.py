@@ -204,8 +204,7 @@ def run_demo(*, port: int, seconds: float | None) -> int:
         server.start()
         _wait_until(lambda: server.started, 10.0)
         print(
-            f"audit-bridge demo: {server.url}{MONITOR_PATH.replace('/ws', '/ws')} is live "
-            f"(WebSocket, e.g. ws://127.0.0.1:{server.port}{MONITOR_PATH}); Ctrl-C ends",
+            f"audit-bridge demo: {server.url}/ (records: ws://127.0.0.1:{server.port}{MONITOR_PATH}); Ctrl-C ends",
             flush=True,
         )
         threads = [

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.trace import get_current_span
 
 from bridge.capture.audit import AUDIT_EVENT, AuditEvent
 from bridge.capture.context import current_audit_context
@@ -22,6 +22,7 @@ from bridge.record.values import AnyValue, freeze, safe_repr, safe_text
 __all__ = ["Converted", "Converter"]
 
 _STANDARD: Final = frozenset(STANDARD_FIELDS) | {"message", "asctime", "taskName"}
+_LAST_STANDARD: Final = len(STANDARD_FIELDS) - 1
 _SEVERITIES: Final = {member.value: member for member in SeverityNumber}
 
 # The SDK's default, LogRecordLimits. Past its limit the SDK drops the OLDEST attributes and warns at every record.
@@ -29,6 +30,9 @@ _DEFAULT_ATTRIBUTE_LIMIT: Final = 128
 
 # Private name, the same from 1.39 to 1.45: set in the context in which stock processors call their exporters.
 _SUPPRESS_KEY: Final[str | None] = getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", None)
+
+# Lines of a program that log. Code that is made at run time must not let this grow for ever.
+_MAX_CALL_SITES: Final = 4_096
 
 # Loggers that speak while a request of an exporter is on its way.
 _TRANSPORT_LOGGERS: Final = (
@@ -50,6 +54,51 @@ def attribute_limit(environ: Mapping[str, str] = os.environ) -> int:
         if word.isdigit():
             return int(word)
     return _DEFAULT_ATTRIBUTE_LIMIT
+
+
+class _CallSite:
+    """What every record of one line of the program at one level has in common, worked out once."""
+
+    __slots__ = (
+        "code",
+        "function",
+        "level",
+        "line",
+        "logger",
+        "module",
+        "number",
+        "severity",
+        "severity_text",
+        "transport",
+    )
+
+    def __init__(
+        self, name: Any, pathname: Any, lineno: Any, function: Any, levelno: Any, levelname: Any, module: Any
+    ) -> None:
+        self.logger = safe_text(str(name))
+        self.module = safe_text(str(module or ""))
+        self.function = safe_text(str(function or ""))
+        self.line: int = lineno if isinstance(lineno, int) else 0
+        self.level = safe_text(str(levelname))
+        self.number = severity_number(levelno)
+        self.severity = _SEVERITIES[self.number]
+        self.severity_text = severity_text(self.level)
+        self.transport = any(self.logger == each or self.logger.startswith(each + ".") for each in _TRANSPORT_LOGGERS)
+        self.code: dict[str, AnyValue] = {
+            names.CODE_FILE_PATH: safe_text(str(pathname or "")),
+            names.CODE_FUNCTION_NAME: self.function,
+            names.CODE_LINE_NUMBER: self.line,
+        }
+
+
+def _extras(fields: dict[str, Any]) -> dict[str, Any]:
+    """What the application added to the record."""
+    if next(islice(fields, _LAST_STANDARD, None), None) == STANDARD_FIELDS[-1]:
+        # The order in which LogRecord sets its attributes: extras come after them, nothing needs a look before.
+        found = islice(fields.items(), _LAST_STANDARD + 1, None)
+    else:
+        found = islice(fields.items(), None)
+    return {(key if type(key) is str else str(key)): value for key, value in found if key not in _STANDARD}
 
 
 class Converted:
@@ -85,6 +134,7 @@ class Converter:
         self._text_chars = text_chars
         self._limit = attribute_limit()
         self._own_threads = own_threads if own_threads is not None else set()
+        self._sites: dict[tuple[Any, ...], _CallSite] = {}
         self.format_errors = 0
         self.ignored = 0
 
@@ -93,25 +143,24 @@ class Converter:
 
         None for the chatter of a transport inside an export (counted in ``ignored``).
         """
-        return captured.context.run(self._convert, captured, observed)
+        fields, context, audit, _ = captured
+        return context.run(self._convert, fields, audit, observed)
 
-    def _convert(self, captured: Captured, observed: int) -> Converted | None:
-        fields = captured.fields
-        logger = fields["name"]
+    def _convert(self, fields: dict[str, Any], audit: bool, observed: int) -> Converted | None:
+        site = self._site(fields)
         exportable = True
-        if not captured.is_audit and _SUPPRESS_KEY is not None and otel_context.get_value(_SUPPRESS_KEY):
-            if any(logger == name or logger.startswith(name + ".") for name in _TRANSPORT_LOGGERS):
+        in_export_thread = self._is_export_thread(fields)
+        # The key alone is no proof: applications suppress instrumentation around their own requests too.
+        if (site.transport or in_export_thread) and _SUPPRESS_KEY is not None and otel_context.get_value(_SUPPRESS_KEY):
+            if site.transport and not audit:
                 self.ignored += 1
                 return None
-            thread_name = fields.get("threadName") or ""
-            exportable = fields.get("thread") not in self._own_threads and not str(thread_name).startswith("OtelBatch")
+            exportable = not in_export_thread
 
         redact = self._redactor
         message, problem = format_message(fields["msg"], fields["args"])
         message = redact.text(safe_text(message))
-        extras = {
-            (key if type(key) is str else str(key)): value for key, value in fields.items() if key not in _STANDARD
-        }
+        extras = _extras(fields)
         if problem is not None:
             extras[FORMAT_ERROR] = problem
         if FORMAT_ERROR in extras:
@@ -128,12 +177,12 @@ class Converter:
                 redact.text(safe_text(exception.stacktrace)),
             )
 
-        own = self._own_attributes(fields, exception)
+        own = self._own_attributes(site, fields, exception)
         action: AnyValue | Unset = UNSET
         metadata: AnyValue | Unset = UNSET
         record_id = ""
         otel_attributes = dict(attributes)
-        if captured.is_audit:
+        if audit:
             action = attributes.pop("action", UNSET)
             metadata = attributes.pop("metadata", UNSET)
             for key in ("action", "metadata", "is_audit"):
@@ -143,36 +192,35 @@ class Converter:
                 record_id = audit_event.id
             event_name = (audit_event.event if audit_event else "") or event_name or _event_name(action)
 
-        span = get_current_span().get_span_context()
-        number = severity_number(fields["levelno"])
         timestamp = int(fields["created"] * 1e9)
+        event_name = str(event_name)
         self._fit(otel_attributes, own)
         otel = LogRecord(
             timestamp=timestamp,
             observed_timestamp=observed,
-            severity_text=severity_text(fields["levelname"]),
-            severity_number=_SEVERITIES[number],
+            severity_text=site.severity_text,
+            severity_number=site.severity,
             body=message,
             attributes=otel_attributes,
-            event_name=str(event_name) or None,
+            event_name=event_name or None,
         )
         attributes.update(own)
-        valid = span.is_valid
+        trace_id, span_id = otel.trace_id, otel.span_id  # those of the caller's span: we run in its context
         event = LogEvent(
             timestamp=timestamp,
             observed_timestamp=observed,
-            severity_number=number,
-            level=safe_text(str(fields["levelname"])),
-            logger=safe_text(logger),
+            severity_number=site.number,
+            level=site.level,
+            logger=site.logger,
             message=self._cut(message),
-            is_audit=captured.is_audit,
-            module=safe_text(fields["module"] or ""),
-            function=safe_text(fields["funcName"] or ""),
-            line=fields["lineno"] or 0,
-            event_name=str(event_name),
-            trace_id=f"{span.trace_id:032x}" if valid else "",
-            span_id=f"{span.span_id:016x}" if valid else "",
-            trace_flags=int(span.trace_flags) if valid else 0,
+            is_audit=audit,
+            module=site.module,
+            function=site.function,
+            line=site.line,
+            event_name=event_name,
+            trace_id=f"{trace_id:032x}" if trace_id else "",
+            span_id=f"{span_id:016x}" if span_id else "",
+            trace_flags=int(otel.trace_flags) if otel.trace_flags else 0,
             action=action,
             metadata=metadata,
             record_id=record_id,
@@ -184,7 +232,7 @@ class Converter:
 
     def fallback(self, captured: Captured, observed: int) -> Converted:
         """The least that can be shown of a record that :meth:`convert` failed on."""
-        fields = captured.fields
+        fields, _, audit, _ = captured
         message = self._cut(self._redactor.text(safe_text(safe_repr(fields.get("msg"), 4_096))))
         number = severity_number(fields["levelno"]) if type(fields.get("levelno")) is int else 0
         event = LogEvent(
@@ -194,7 +242,7 @@ class Converter:
             level=safe_text(safe_repr(fields.get("levelname"), 64).strip("'")),
             logger=safe_text(str(fields.get("name"))),
             message=message,
-            is_audit=captured.is_audit,
+            is_audit=audit,
             attributes={"bridge.conversion": "failed"},
             resource=self._resource,
         )
@@ -203,19 +251,37 @@ class Converter:
             observed_timestamp=observed,
             severity_number=_SEVERITIES[number],
             body=message,
-            attributes={"bridge.conversion": "failed", names.AUDIT_FLAG: captured.is_audit},
+            attributes={"bridge.conversion": "failed", names.AUDIT_FLAG: audit},
         )
         return Converted(event, otel, exportable=True)
 
-    def _own_attributes(self, fields: dict[str, Any], exception: ExceptionInfo | None) -> dict[str, AnyValue]:
-        own: dict[str, AnyValue] = {
-            names.CODE_FILE_PATH: safe_text(fields["pathname"] or ""),
-            names.CODE_FUNCTION_NAME: safe_text(fields["funcName"] or ""),
-            names.CODE_LINE_NUMBER: fields["lineno"] or 0,
-            names.THREAD_ID: fields["thread"] or 0,
-            names.THREAD_NAME: safe_text(fields["threadName"] or ""),
-            names.PROCESS_PID: fields["process"] or 0,
-        }
+    def _site(self, fields: dict[str, Any]) -> _CallSite:
+        key = (
+            fields["name"],
+            fields["pathname"],
+            fields["lineno"],
+            fields["funcName"],
+            fields["levelno"],
+            fields["levelname"],
+            fields["module"],
+        )
+        site = self._sites.get(key)
+        if site is None:
+            if len(self._sites) >= _MAX_CALL_SITES:
+                self._sites.clear()
+            site = self._sites[key] = _CallSite(*key)
+        return site
+
+    def _is_export_thread(self, fields: dict[str, Any]) -> bool:
+        return fields["thread"] in self._own_threads or str(fields["threadName"]).startswith("OtelBatch")
+
+    def _own_attributes(
+        self, site: _CallSite, fields: dict[str, Any], exception: ExceptionInfo | None
+    ) -> dict[str, AnyValue]:
+        own = site.code.copy()
+        own[names.THREAD_ID] = fields["thread"] or 0
+        own[names.THREAD_NAME] = safe_text(fields["threadName"] or "")
+        own[names.PROCESS_PID] = fields["process"] or 0
         process = fields["processName"]
         if process and process != "MainProcess":
             own[names.PROCESS_NAME] = safe_text(str(process))

@@ -231,8 +231,9 @@ class Publisher(_Worker[Captured]):
         events: list[LogEvent] = []
         exports: list[tuple[Context, str, Any]] = []
         for captured in batch:
-            if captured.large:
-                self.queue.release(captured.large)
+            _, context, _, large = captured
+            if large:
+                self.queue.release(large)
             converted = self._convert(captured)
             if converted is None:
                 continue
@@ -240,7 +241,7 @@ class Publisher(_Worker[Captured]):
             if self._processors is not None and converted.exportable:
                 if self._mark is not None:
                     self._mark(converted.otel)
-                exports.append((captured.context, converted.event.logger, converted.otel))
+                exports.append((context, converted.event.logger, converted.otel))
         if events:
             try:
                 self._sink.publish(events)

@@ -23,13 +23,29 @@ from bridge.record.values import AnyValue, freeze, safe_repr, safe_text
 
 __all__ = ["LiveTap", "WebSocketLogRecordExporter", "event_from_otel", "mark_shown"]
 
-# An instance attribute of the log record: copy.copy(), which the stock batch processor uses, keeps it.
+# An instance attribute of the log record, or of its attributes: copy.copy(), which the stock batch processor uses,
+# keeps the one and shares the other.
 _SHOWN_MARK: Final = "_bridge_shown_in"
 
 
 def mark_shown(record: LogRecord, hub: Hub) -> None:
     """Remember that ``record`` is in ``hub`` already, whatever processors it still goes through."""
     record.__dict__[_SHOWN_MARK] = id(hub)
+
+
+def _claim(record: LogRecord, hub: Hub) -> bool:
+    """Whether ``record`` is still to be shown in ``hub``; True once, whoever asks and in whatever thread.
+
+    One record may come by several times: through the bridge's tap and through a team's own exporter.
+    """
+    if record.__dict__.get(_SHOWN_MARK) == id(hub):
+        return False
+    # Attributes are made anew for each emit(), and shared by the copies that processors make before we see them.
+    marks: dict[str, object] | None = getattr(record.attributes, "__dict__", None)
+    if marks is None:
+        return True
+    token = object()
+    return marks.setdefault(f"{_SHOWN_MARK}_{id(hub)}", token) is token
 
 
 def event_from_otel(
@@ -123,7 +139,7 @@ class WebSocketLogRecordExporter(LogRecordExporter):
 
     Works inside any stock ``SimpleLogRecordProcessor`` or ``BatchLogRecordProcessor``, on any provider. Without a
     ``hub`` it uses the process-wide one, which ``bridge.setup()`` and its routes use as well. Records that the
-    bridge's own handler has shown already are skipped.
+    bridge, or another exporter, has shown in the same hub already are skipped.
 
     ``export`` never blocks and never fails for a client's sake: a record that can't be shown is counted in
     ``failed``.
@@ -150,12 +166,11 @@ class WebSocketLogRecordExporter(LogRecordExporter):
         """Show a batch. FAILURE only after shutdown."""
         if self._shut_down:
             return LogRecordExportResult.FAILURE
-        mark = id(self._hub)
         events = []
         for readable in batch:
-            if readable.log_record.__dict__.get(_SHOWN_MARK) == mark:
-                continue
             try:
+                if not _claim(readable.log_record, self._hub):
+                    continue
                 events.append(
                     event_from_otel(
                         readable,

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from bridge.diagnostics import say_rarely
-from bridge.live.ring import Entry, Position, Read, Ring, merge
+from bridge.live.ring import Entry, Position, Read, Ring, entry_size, merge
 from bridge.record.event import LogEvent
 from bridge.record.message import encode_v1
 
@@ -75,7 +77,7 @@ class Hub:
     ) -> None:
         self._lock = threading.RLock()
         self._publishing = False
-        self._deferred: list[LogEvent] = []
+        self._deferred: list[tuple[LogEvent, bytes, int]] = []
         self._loops: dict[int, _Loop] = {}
         self._clients = 0
         self._skipped_system = 0
@@ -86,6 +88,7 @@ class Hub:
         """Names this numbering of records: another process, or a forked child, has another."""
         self._system = Ring(system_records, system_bytes)
         self._audit = Ring(audit_records, audit_bytes)
+        _hubs.add(self)
 
     def resize(self, *, system_records: int, system_bytes: int, audit_records: int, audit_bytes: int) -> None:
         """Give the rings other bounds. What they hold moves over, the newest first to stay."""
@@ -97,20 +100,20 @@ class Hub:
 
     def publish(self, events: Sequence[LogEvent]) -> None:
         """Append records, in order, and wake whoever waits. Any thread. Never blocks on a client."""
-        wires = [(event, self._encode(event)) for event in events]
+        encoded = self._encode_all(events)
         with self._lock:
             if self._publishing:
                 # A signal handler or a finalizer, in the middle of our own append, on this very thread.
-                self._deferred.extend(events)
+                self._deferred.extend(encoded)
                 return
-            self._publishing = True
-            try:
-                self._append(wires)
-                while self._deferred:
-                    deferred, self._deferred = self._deferred, []
-                    self._append([(event, self._encode(event)) for event in deferred])
-            finally:
-                self._publishing = False
+            while encoded:
+                self._publishing = True
+                try:
+                    self._append(encoded)
+                finally:
+                    self._publishing = False
+                # Looked at last: what comes from here on is not deferred any more.
+                encoded, self._deferred = self._deferred, []
             bells = [each for each in self._loops.values() if each.waiters and not each.rung]
         for bell in bells:
             bell.rung = True
@@ -120,10 +123,17 @@ class Hub:
                 with self._lock:
                     self._loops.pop(id(bell.loop), None)
 
-    def _append(self, wires: Iterable[tuple[LogEvent, bytes]]) -> None:
-        for event, wire in wires:
+    def _append(self, encoded: Iterable[tuple[LogEvent, bytes, int]]) -> None:
+        for event, wire, size in encoded:
             self._seq += 1
-            (self._audit if event.is_audit else self._system).append(Entry(self._seq, wire, event))
+            (self._audit if event.is_audit else self._system).append(Entry(self._seq, wire, event, size))
+
+    def _encode_all(self, events: Sequence[LogEvent]) -> list[tuple[LogEvent, bytes, int]]:
+        encoded = []
+        for event in events:
+            wire = self._encode(event)
+            encoded.append((event, wire, entry_size(wire, event)))
+        return encoded
 
     def _encode(self, event: LogEvent) -> bytes:
         try:
@@ -264,6 +274,20 @@ def _resized(ring: Ring, max_records: int, max_bytes: int) -> Ring:
         new.append(entry)
     return new
 
+
+_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    global _process_hub_lock
+    _process_hub_lock = threading.Lock()
+    for hub in list(_hubs):
+        hub.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    # Here, because a hub may live without a Bridge: a team's exporter on a team's provider.
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _process_hub: Hub | None = None
 _process_hub_lock = threading.Lock()

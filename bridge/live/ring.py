@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bridge.record.event import LogEvent
+from bridge.record.values import size_of
 
-__all__ = ["Entry", "Position", "Read", "Ring", "merge"]
+__all__ = ["Entry", "Position", "Read", "Ring", "entry_size", "merge"]
 
-# What an entry costs beside its bytes: the event, its dicts and strings, roughly.
+# What an entry costs beside its texts: the event, its dicts and short strings, roughly.
 _ENTRY_OVERHEAD_BYTES = 1_024
 
 
@@ -20,6 +21,8 @@ class Entry(NamedTuple):
     wire: bytes
     """The version 1 message."""
     event: LogEvent
+    size: int
+    """Bytes that it counts for: :func:`entry_size`."""
 
 
 class Position(NamedTuple):
@@ -60,7 +63,7 @@ class Ring:
 
     def append(self, entry: Entry) -> None:
         """Add the newest record. One larger than the whole ring is held alone."""
-        size = _size(entry)
+        size = entry.size
         while self.first <= self.last and (len(self) >= self.max_records or self.bytes + size > self.max_bytes):
             self._evict()
         self.last += 1
@@ -76,7 +79,7 @@ class Ring:
         entry = self._slots[index]
         self._slots[index] = None
         if entry is not None:
-            self.bytes -= _size(entry)
+            self.bytes -= entry.size
         self.first += 1
 
     def slice(self, after: int, limit: int) -> tuple[list[Entry], int]:
@@ -99,8 +102,16 @@ class Ring:
         self.__init__(self.max_records, self.max_bytes)  # type: ignore[misc]
 
 
-def _size(entry: Entry) -> int:
-    return len(entry.wire) + _ENTRY_OVERHEAD_BYTES + 2 * len(entry.event.message)
+def entry_size(wire: bytes, event: LogEvent) -> int:
+    """Bytes that a record holds, roughly: its message, its attributes (a traceback is one), and what both cost."""
+    size = len(wire) + _ENTRY_OVERHEAD_BYTES + 2 * len(event.message)
+    for value in event.attributes.values():
+        kind = type(value)
+        if kind is str or kind is bytes:
+            size += len(value)  # type: ignore[arg-type]
+        elif kind is dict or kind is tuple:
+            size += size_of(value)
+    return size
 
 
 def merge(system: Ring, audit: Ring, position: Position, limit: int) -> Read:

@@ -61,8 +61,9 @@ class SessionV1:
 
     def receive(self, text: str | bytes) -> None:
         """A message from the client. Version 1 has none: it is ignored, unless it is too big."""
-        if len(text) > MAX_CLIENT_TEXT:
-            self.close = Close(CLOSE_TOO_BIG, f"messages may have {MAX_CLIENT_TEXT} bytes, not {len(text)}")
+        size = len(text) if isinstance(text, bytes) else len(text.encode(errors="replace"))
+        if size > MAX_CLIENT_TEXT:
+            self.close = Close(CLOSE_TOO_BIG, f"messages may have {MAX_CLIENT_TEXT} bytes, not {size}")
 
 
 def check_query(parameters: Sequence[tuple[str, str]]) -> Close | None:

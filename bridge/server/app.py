@@ -17,6 +17,7 @@ from bridge.errors import SettingsError
 from bridge.live.hub import Hub
 from bridge.server.auth import Policy, judge
 from bridge.server.monitor import MonitorEndpoint
+from bridge.server.workers import sibling_workers
 
 __all__ = ["MONITOR_PATH", "build_app", "build_routes"]
 
@@ -45,6 +46,16 @@ def build_routes(
     if prefix and not prefix.startswith("/"):
         raise SettingsError("prefix", prefix, "must start with /", f"for example /{prefix}")
     endpoint = MonitorEndpoint(hub, policy, max_clients=max_clients)
+    workers = sibling_workers()
+    if workers is not None:
+        say_rarely(
+            "workers",
+            logging.WARNING,
+            "%s runs %d worker processes, and each shows only its own records: "
+            "a client of /ws/monitor sees those of the worker that it reaches; run one worker to see all",
+            workers.server,
+            workers.count,
+        )
 
     def guarded(answer: Callable[[], Response]) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:

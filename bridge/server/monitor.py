@@ -11,9 +11,11 @@ from urllib.parse import parse_qsl
 
 from bridge.diagnostics import say_rarely
 from bridge.live.hub import Hub
+from bridge.live.ring import Position
 from bridge.live.session import (
     CLOSE_FULL,
     CLOSE_GOING_AWAY,
+    CLOSE_TOO_SLOW,
     CLOSE_UNAUTHORIZED,
     Close,
     SessionV1,
@@ -29,15 +31,28 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # Records read from the rings at a time: enough to be quick, few enough that a slow client holds little.
 _READ_LIMIT: Final = 256
+# A client that takes nothing for so long is not slow, it is stuck. The server's own pings can't end it: their close
+# waits behind the same full buffer.
+_STUCK_SECONDS: Final = 60.0
+_CLOSE_SECONDS: Final = 2.0
+
+
+class _Progress:
+    """Of one client's writer."""
+
+    def __init__(self) -> None:
+        self.sending_since: float | None = None
+        """When the send that is under way began, by the loop's clock."""
 
 
 class MonitorEndpoint:
     """An ASGI application for the scope type ``websocket``."""
 
-    def __init__(self, hub: Hub, policy: Policy, *, max_clients: int) -> None:
+    def __init__(self, hub: Hub, policy: Policy, *, max_clients: int, stuck_seconds: float = _STUCK_SECONDS) -> None:
         self._hub = hub
         self._policy = policy
         self._max_clients = max_clients
+        self._stuck_seconds = stuck_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client until it leaves, is refused, or the hub closes."""
@@ -76,12 +91,18 @@ class MonitorEndpoint:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Registered before the handshake ends: a client that was accepted misses nothing from then on.
         position = self._hub.end()
-        await send({"type": "websocket.accept"})
-        session = SessionV1()
-        reader = asyncio.create_task(_read(receive, session))
-        writer = asyncio.create_task(self._write(session, position, send))
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await send({"type": "websocket.accept"})
+        except Exception as error:
+            if _is_disconnect(error):  # it left in the middle of the handshake
+                return
+            raise
+        session = SessionV1()
+        progress = _Progress()
+        reader = asyncio.create_task(_read(receive, session))
+        writer = asyncio.create_task(self._write(session, position, send, progress))
+        try:
+            await self._until_done(session, progress, {reader, writer})
         finally:
             for task in (reader, writer):
                 task.cancel()
@@ -89,15 +110,30 @@ class MonitorEndpoint:
             results = await asyncio.gather(reader, writer, return_exceptions=True)
         if session.close is not None:
             with suppress(Exception):
-                await send(
-                    {"type": "websocket.close", "code": session.close.code, "reason": _reason(session.close.reason)}
-                )
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await send(
+                        {"type": "websocket.close", "code": session.close.code, "reason": _reason(session.close.reason)}
+                    )
         for result in results:
             if isinstance(result, Exception) and not _is_disconnect(result):
                 raise result
 
-    async def _write(self, session: SessionV1, position: Any, send: Send) -> None:
+    async def _until_done(self, session: SessionV1, progress: _Progress, tasks: set[asyncio.Task[None]]) -> None:
+        """Return once one of ``tasks`` is done, or with ``session.close`` set if the client takes nothing any more."""
+        now = asyncio.get_running_loop().time
+        while True:
+            done, _ = await asyncio.wait(tasks, timeout=self._stuck_seconds / 2, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return
+            if progress.sending_since is not None and now() - progress.sending_since >= self._stuck_seconds:
+                reason = f"too slow: nothing was read for {self._stuck_seconds:g} s"
+                session.close = Close(CLOSE_TOO_SLOW, reason)
+                say_rarely("stuck", logging.WARNING, "closed a client of /ws/monitor: %s", reason)
+                return
+
+    async def _write(self, session: SessionV1, position: Position, send: Send, progress: _Progress) -> None:
         hub = self._hub
+        now = asyncio.get_running_loop().time
         while True:
             read = hub.read(position, _READ_LIMIT)
             position = read.position
@@ -107,7 +143,9 @@ class MonitorEndpoint:
             if session.close is not None:
                 return
             for frame in frames:
+                progress.sending_since = now()
                 await send({"type": "websocket.send", "text": frame.decode()})
+            progress.sending_since = None
             if not frames:
                 if hub.closed:
                     session.close = Close(CLOSE_GOING_AWAY, "the monitor is shutting down")

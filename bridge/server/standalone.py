@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bridge.errors import AddressUnavailable, MissingDependency, SettingsError
+from bridge.live.session import MAX_CLIENT_TEXT
 
 __all__ = ["StandaloneServer", "bind"]
 
@@ -88,6 +89,8 @@ class StandaloneServer:
                 lifespan="off",
                 # Compressing costs 40 to 60 % more CPU, and on loopback buys nothing.
                 ws_per_message_deflate=False,
+                # What is longer is refused before it is read, and not after.
+                ws_max_size=MAX_CLIENT_TEXT,
                 timeout_graceful_shutdown=2,
             )
         )
