@@ -6,6 +6,7 @@ Exit codes: 0 good, 1 a finding, 2 wrong use. No traceback reaches the user.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -24,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from bridge.cli import demo, version
+    from bridge.cli import demo, tail, version
 
     top = _Parser(
         prog="audit-bridge",
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for module in (demo, version):
+    for module in (demo, tail, version):
         module.register(commands)
     return top
 
@@ -44,13 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse has said what is wrong, or has shown the help
         return end.code if isinstance(end.code, int) else WRONG_USE
     try:
-        return int(parsed.run(parsed))
+        code = int(parsed.run(parsed))
+        sys.stdout.flush()
+        return code
     except BridgeError as error:
         print(f"audit-bridge: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not an error, but Python would complain at exit.
-        sys.stderr.close()
+        # The reader of our output has gone (`| head`): not an error. Python would try once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD

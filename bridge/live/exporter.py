@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from bridge.diagnostics import say_rarely
 from bridge.live.hub import Hub, process_hub
 from bridge.record import attributes as names
-from bridge.record.classify import Rule, is_audit
+from bridge.record.classify import Rule, is_audit, is_wire_logger
 from bridge.record.event import UNSET, ExceptionInfo, LogEvent
 from bridge.record.redact import Redactor
 from bridge.record.severity import level_text
@@ -26,6 +26,9 @@ __all__ = ["LiveTap", "WebSocketLogRecordExporter", "event_from_otel", "mark_sho
 # An instance attribute of the log record, or of its attributes: copy.copy(), which the stock batch processor uses,
 # keeps the one and shares the other.
 _SHOWN_MARK: Final = "_bridge_shown_in"
+
+# The last severity number that is called DEBUG.
+_DEBUG_MAX: Final = 8
 
 
 def mark_shown(record: LogRecord, hub: Hub) -> None:
@@ -171,15 +174,16 @@ class WebSocketLogRecordExporter(LogRecordExporter):
             try:
                 if not _claim(readable.log_record, self._hub):
                     continue
-                events.append(
-                    event_from_otel(
-                        readable,
-                        redactor=self._redactor,
-                        rules=self._rules,
-                        resource=self._resource(readable.resource),
-                        text_chars=self._text_chars,
-                    )
+                event = event_from_otel(
+                    readable,
+                    redactor=self._redactor,
+                    rules=self._rules,
+                    resource=self._resource(readable.resource),
+                    text_chars=self._text_chars,
                 )
+                # Without setup() other handlers bring us what logging says, our own server's frames included.
+                if event.is_audit or event.severity_number > _DEBUG_MAX or not is_wire_logger(event.logger):
+                    events.append(event)
             except Exception as error:
                 self.failed += 1
                 say_rarely("exporter", logging.ERROR, "a log record could not be shown: %r", error)

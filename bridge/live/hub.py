@@ -11,13 +11,14 @@ import asyncio
 import logging
 import os
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from bridge.diagnostics import say_rarely
-from bridge.live.ring import Entry, Position, Read, Ring, entry_size, merge
+from bridge.live.ring import Entry, Read, Ring, entry_size, merge
 from bridge.record.event import LogEvent
 from bridge.record.message import encode_v1
 
@@ -25,6 +26,10 @@ __all__ = ["Hub", "HubStatistics", "process_hub"]
 
 DEFAULT_RECORDS = 20_000
 DEFAULT_BYTES = 32 << 20
+
+# Numbers of evicted audit records that are remembered (0.5 MB), so that a client which comes back from far behind is
+# told how many audit records it has missed, and not only how many records.
+_REMEMBERED_AUDITS = 65_536
 
 
 class HubStatistics(NamedTuple):
@@ -51,6 +56,7 @@ class _Loop:
         self.loop = loop
         self.rung = False
         self.waiters: set[asyncio.Future[None]] = set()
+        self.listeners: tuple[Callable[[], None], ...] = ()
 
     def wake(self) -> None:
         # Before the readers look: what is appended from here on rings again.
@@ -59,6 +65,8 @@ class _Loop:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        for listener in self.listeners:
+            listener()
 
 
 class Hub:
@@ -87,14 +95,22 @@ class Hub:
         self.epoch = uuid.uuid4().hex[:12]
         """Names this numbering of records: another process, or a forked child, has another."""
         self._system = Ring(system_records, system_bytes)
-        self._audit = Ring(audit_records, audit_bytes)
+        self._audit = Ring(audit_records, audit_bytes, remember_evicted=_REMEMBERED_AUDITS)
         _hubs.add(self)
 
     def resize(self, *, system_records: int, system_bytes: int, audit_records: int, audit_bytes: int) -> None:
         """Give the rings other bounds. What they hold moves over, the newest first to stay."""
         with self._lock:
-            self._system = _resized(self._system, system_records, system_bytes)
-            self._audit = _resized(self._audit, audit_records, audit_bytes)
+            bounds = (system_records, system_bytes, audit_records, audit_bytes)
+            if bounds == (
+                self._system.max_records,
+                self._system.max_bytes,
+                self._audit.max_records,
+                self._audit.max_bytes,
+            ):
+                return
+            self._system = self._system.resized(system_records, system_bytes)
+            self._audit = self._audit.resized(audit_records, audit_bytes)
 
     # -- publishing -----------------------------------------------------------------------------------------------
 
@@ -114,7 +130,7 @@ class Hub:
                     self._publishing = False
                 # Looked at last: what comes from here on is not deferred any more.
                 encoded, self._deferred = self._deferred, []
-            bells = [each for each in self._loops.values() if each.waiters and not each.rung]
+            bells = [each for each in self._loops.values() if (each.waiters or each.listeners) and not each.rung]
         for bell in bells:
             bell.rung = True
             try:
@@ -146,39 +162,59 @@ class Hub:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def end(self) -> Position:
-        """The position after everything published so far."""
-        with self._lock:
-            return Position(self._system.last, self._audit.last)
+    def end(self) -> int:
+        """The number of the newest record published: the place after everything."""
+        return self._seq
 
-    def start(self) -> Position:
-        """The position before everything still held."""
+    def start(self) -> int:
+        """The place before everything still held."""
         with self._lock:
-            return Position(self._system.first - 1, self._audit.first - 1)
+            oldest = [entry.seq for ring in (self._system, self._audit) if (entry := ring.oldest()) is not None]
+            return min(oldest, default=self._seq + 1) - 1
 
-    def read(self, position: Position, limit: int) -> Read:
-        """Up to ``limit`` records after ``position``, and what was evicted unread. Never waits."""
+    def read(self, seq: int, limit: int) -> Read:
+        """Up to ``limit`` records after number ``seq``, and what was evicted between them. Never waits."""
         with self._lock:
-            return merge(self._system, self._audit, position, limit)
+            return merge(self._system, self._audit, seq, limit)
 
-    async def wait(self, position: Position) -> None:
-        """Return once there is something after ``position``, or the hub is closed, or a fellow waiter was woken."""
+    def backwards(self, seq: int, limit: int) -> list[Entry]:
+        """Up to ``limit`` held records with numbers up to ``seq``, newest first."""
+        with self._lock:
+            found = self._system.before(seq, limit) + self._audit.before(seq, limit)
+        return sorted(found, reverse=True)[:limit]
+
+    async def wait(self, seq: int) -> None:
+        """Return once there is something after number ``seq``, or the hub is closed, or a fellow waiter was woken."""
         loop = asyncio.get_running_loop()
+        bell = self._bell(loop)
+        waiter: asyncio.Future[None] = loop.create_future()
+        bell.waiters.add(waiter)
+        try:
+            # Registered before looking, so that nothing falls between the look and the sleep.
+            if self._closed or self._seq != seq:
+                return
+            await waiter
+        finally:
+            bell.waiters.discard(waiter)
+
+    def listen(self, loop: asyncio.AbstractEventLoop, listener: Callable[[], None]) -> None:
+        """Call ``listener`` on ``loop`` after every burst of records, and when the hub closes. From that loop only."""
+        bell = self._bell(loop)
+        bell.listeners = (*bell.listeners, listener)
+
+    def unlisten(self, loop: asyncio.AbstractEventLoop, listener: Callable[[], None]) -> None:
+        """Call it no more."""
+        bell = self._bell(loop)
+        bell.listeners = tuple(each for each in bell.listeners if each != listener)
+
+    def _bell(self, loop: asyncio.AbstractEventLoop) -> _Loop:
         bell = self._loops.get(id(loop))
         if bell is None or bell.loop is not loop:
             bell = _Loop(loop)
             with self._lock:
                 self._loops = {key: each for key, each in self._loops.items() if not each.loop.is_closed()}
                 self._loops[id(loop)] = bell
-        waiter: asyncio.Future[None] = loop.create_future()
-        bell.waiters.add(waiter)
-        try:
-            # Registered before looking, so that nothing falls between the look and the sleep.
-            if self._closed or self.end() != position:
-                return
-            await waiter
-        finally:
-            bell.waiters.discard(waiter)
+        return bell
 
     # -- clients --------------------------------------------------------------------------------------------------
 
@@ -242,6 +278,17 @@ class Hub:
         self._closed = True
         self.wake_all()
 
+    def drain(self, timeout: float) -> bool:
+        """Close, and wait until every client has read what there was and is gone. Not for a thread that serves them.
+
+        False if some still were there after ``timeout`` seconds.
+        """
+        self.close()
+        deadline = time.monotonic() + timeout
+        while self._clients and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self._clients
+
     def reopen(self) -> None:
         """Take records and clients again."""
         self._closed = False
@@ -259,20 +306,6 @@ class Hub:
         self.epoch = uuid.uuid4().hex[:12]
         self._system.clear()
         self._audit.clear()
-
-
-def _resized(ring: Ring, max_records: int, max_bytes: int) -> Ring:
-    if (ring.max_records, ring.max_bytes) == (max_records, max_bytes):
-        return ring
-    new = Ring(max_records, max_bytes)
-    held, _ = ring.slice(0, len(ring))
-    # Positions of readers stay good: the ordinals go on where they were.
-    new.last = ring.first - 1
-    new.first = ring.first
-    new._slots = [None] * min(max_records, ring.first - 1)
-    for entry in held:
-        new.append(entry)
-    return new
 
 
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()

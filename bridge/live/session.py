@@ -1,11 +1,15 @@
-"""One client's conversation, without a socket: what is read from the rings goes in, frames and a verdict come out."""
+"""Conversations, without a socket: chunks of the rings and the client's words go in, messages and a verdict come out.
+
+This module has what both versions share, and version 1; version 2 is in :mod:`bridge.live.session_v2`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bridge.live.ring import Read
+if TYPE_CHECKING:
+    from bridge.live.chunk import Chunk
+    from bridge.record.filters import Filter
 
 __all__ = [
     "CLOSE_FULL",
@@ -16,8 +20,8 @@ __all__ = [
     "CLOSE_WRONG_REQUEST",
     "MAX_CLIENT_TEXT",
     "Close",
+    "Delivery",
     "SessionV1",
-    "check_query",
 ]
 
 CLOSE_GOING_AWAY: Final = 1001
@@ -38,6 +42,15 @@ class Close(NamedTuple):
     reason: str
 
 
+class Delivery(NamedTuple):
+    """What a chunk becomes for one client: ``before``, then the chunk (shared, or ``own`` messages), then ``after``."""
+
+    before: list[bytes]
+    own: list[bytes] | None
+    """None: the chunk's shared bytes as they are."""
+    after: list[bytes]
+
+
 class SessionV1:
     """Version 1: records and nothing else, from now on, in order.
 
@@ -45,36 +58,50 @@ class SessionV1:
     would miss an audit record is closed with 4408 instead.
     """
 
-    def __init__(self) -> None:
+    version: Final = 1
+    batch: Final = False
+
+    def __init__(self, filter: Filter, seq: int) -> None:
+        self.filter = filter
+        self.seq = seq
+        """The number of the last record that is behind the client."""
         self.skipped_system = 0
         self.close: Close | None = None
+        self.paused = False
 
-    def records(self, read: Read) -> Sequence[bytes]:
-        """Frames to send for what was read. Empty, with :attr:`close` set, if an audit record was missed."""
-        self.skipped_system += read.missed_system
-        if read.missed_audit:
+    @property
+    def wants_records(self) -> bool:
+        """False once closed."""
+        return self.close is None
+
+    def take_control(self) -> list[bytes]:
+        """Version 1 has no control messages."""
+        return []
+
+    def deliver(self, chunk: Chunk, now: float) -> Delivery:
+        """Go past a chunk that starts at :attr:`seq`; sets :attr:`close` if an audit record was missed."""
+        self.seq = chunk.seq
+        self.skipped_system += chunk.missed_system
+        if chunk.missed_audit:
             self.close = Close(
-                CLOSE_TOO_SLOW, f"too slow: {read.missed_audit} audit records were gone before they could be sent"
+                CLOSE_TOO_SLOW, f"too slow: {chunk.missed_audit} audit records were gone before they could be sent"
             )
-            return ()
-        return [entry.wire for entry in read.entries]
+            return Delivery([], [], [])
+        return Delivery([], None, [])
 
-    def receive(self, text: str | bytes) -> None:
+    def receive(self, text: str | bytes, now: float) -> None:
         """A message from the client. Version 1 has none: it is ignored, unless it is too big."""
-        size = len(text) if isinstance(text, bytes) else len(text.encode(errors="replace"))
-        if size > MAX_CLIENT_TEXT:
-            self.close = Close(CLOSE_TOO_BIG, f"messages may have {MAX_CLIENT_TEXT} bytes, not {size}")
+        if len(text) > MAX_CLIENT_TEXT:
+            self.close = Close(CLOSE_TOO_BIG, f"messages may have {MAX_CLIENT_TEXT} bytes, not {len(text)}")
 
+    def tick(self, now: float) -> None:
+        """Time has passed: nothing to say in version 1."""
 
-def check_query(parameters: Sequence[tuple[str, str]]) -> Close | None:
-    """None if a query can be served as it stands, else how to refuse it.
+    def shut_down(self, retry_ms: int = 1_000) -> None:
+        """The server ends: 1001."""
+        if self.close is None:
+            self.close = Close(CLOSE_GOING_AWAY, "the monitor is shutting down")
 
-    A parameter that would change what is shown is never ignored in silence.
-    """
-    for name, value in parameters:
-        if name == "v":
-            if value != "1":
-                return Close(CLOSE_WRONG_REQUEST, f"v={value[:20]}: this server speaks version 1; leave v out")
-        else:
-            return Close(CLOSE_WRONG_REQUEST, f"{name[:40]}: this server has no such parameter; version 1 takes none")
-    return None
+    def stuck(self, reason: str) -> None:
+        """The client takes nothing any more: 4408."""
+        self.close = Close(CLOSE_TOO_SLOW, reason)

@@ -12,14 +12,20 @@ from typing import Final, TypeAlias
 __all__ = [
     "AUDIT_LOGGER_PREFIX",
     "AUDIT_MESSAGE_PREFIX",
+    "WIRE_LOGGERS",
     "Rule",
     "audit_message_possible",
     "is_audit",
     "is_flagged",
+    "is_wire_logger",
 ]
 
 AUDIT_LOGGER_PREFIX: Final = "audit."
 AUDIT_MESSAGE_PREFIX: Final = "[AUDIT]"
+
+WIRE_LOGGERS: Final = ("uvicorn.error", "uvicorn.asgi", "websockets", "hypercorn", "bridge.diagnostics")
+"""The chatter of our own transport, up to DEBUG: one log line of ours would become frames, which become log lines,
+and so on. Above DEBUG these loggers say one line a connection, which is worth seeing."""
 
 Rule: TypeAlias = Callable[[str, str, Mapping[str, object]], bool]
 """``rule(logger_name, message, attributes) -> bool``. Called on the logging thread: keep it quick."""
@@ -40,6 +46,11 @@ def is_flagged(value: object) -> bool:
     except Exception:
         # Somebody meant something by the flag; losing an audit record is worse than an extra one.
         return True
+
+
+def is_wire_logger(logger: str) -> bool:
+    """Whether a logger is, or is below, one of :data:`WIRE_LOGGERS`."""
+    return any(logger == name or logger.startswith(name + ".") for name in WIRE_LOGGERS)
 
 
 def audit_message_possible(template: str) -> bool:

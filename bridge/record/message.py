@@ -1,17 +1,19 @@
-"""LogEvent → wire JSON, version 1. Encoded once; every client gets the same bytes."""
+"""LogEvent → wire JSON, versions 1 and 2. Encoded once a version; every client gets the same bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
 import msgspec
 
-from bridge.record.event import UNSET, LogEvent, Unset
+from bridge.record import attributes as names
+from bridge.record.event import UNSET, ExceptionInfo, LogEvent, Unset
 from bridge.record.values import AnyValue
 
-__all__ = ["encode_v1", "format_timestamp"]
+__all__ = ["encode_v1", "encode_v2", "format_timestamp"]
 
 _NANOS: Final = 1_000_000_000
 _FIRST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
@@ -90,3 +92,78 @@ def encode_v1(event: LogEvent) -> bytes:
             )
         )
     )
+
+
+class _RichData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Version 2: what version 1 has, and everything else that is known. What is not known is left out."""
+
+    timestamp: str
+    level: str
+    logger: str
+    message: str
+    action: AnyValue | Unset = UNSET
+    metadata: AnyValue | Unset = UNSET
+    module: str = ""
+    function: str = ""
+    line: int = 0
+    severity_number: int = 0
+    service: str = ""
+    event_name: str = ""
+    trace_id: str = ""
+    span_id: str = ""
+    id: str = ""
+    actor: str = ""
+    target: str = ""
+    outcome: str = ""
+    stream: str = ""
+    sequence: int = 0
+    hash: str = ""
+    attributes: Mapping[str, AnyValue] = {}
+    resource: Mapping[str, AnyValue] = {}
+    exception: ExceptionInfo | None = None
+
+
+class _RichLog(msgspec.Struct, frozen=True):
+    type: str
+    cursor: str
+    data: _RichData
+
+
+def encode_v2(event: LogEvent, cursor: str) -> bytes:
+    """The version 2 message of a record: version 1's, with a cursor beside ``type`` and more in ``data``."""
+    attributes = event.attributes
+    service = event.resource.get(names.SERVICE_NAME)
+    audit = event.is_audit
+    return _encode(
+        _RichLog(
+            "audit_log" if audit else "system_log",
+            cursor,
+            _RichData(
+                timestamp=format_timestamp(event.timestamp),
+                level=event.level,
+                logger=event.logger,
+                message=event.message,
+                action=event.action,
+                metadata=event.metadata,
+                module=event.module,
+                function=event.function,
+                line=event.line,
+                severity_number=event.severity_number,
+                service=service if isinstance(service, str) else "",
+                event_name=event.event_name,
+                trace_id=event.trace_id,
+                span_id=event.span_id,
+                id=event.record_id,
+                actor=_text(attributes.get(names.AUDIT_ACTOR_ID)) if audit else "",
+                target=_text(attributes.get(names.AUDIT_TARGET_ID)) if audit else "",
+                outcome=_text(attributes.get(names.AUDIT_OUTCOME)) if audit else "",
+                attributes=attributes,
+                resource=event.resource,
+                exception=event.exception,
+            ),
+        )
+    )
+
+
+def _text(value: AnyValue) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)

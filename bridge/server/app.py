@@ -45,7 +45,7 @@ def build_routes(
     prefix = prefix.rstrip("/")
     if prefix and not prefix.startswith("/"):
         raise SettingsError("prefix", prefix, "must start with /", f"for example /{prefix}")
-    endpoint = MonitorEndpoint(hub, policy, max_clients=max_clients)
+    endpoint = MonitorEndpoint(hub, policy, max_clients=max_clients, statistics=statistics)
     workers = sibling_workers()
     if workers is not None:
         say_rarely(
@@ -54,7 +54,7 @@ def build_routes(
             "%s runs %d worker processes, and each shows only its own records: "
             "a client of /ws/monitor sees those of the worker that it reaches; run one worker to see all",
             workers.server,
-            workers.count,
+            workers.number,
         )
 
     def guarded(answer: Callable[[], Response]) -> Callable[[Request], Any]:

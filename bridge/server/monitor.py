@@ -1,27 +1,31 @@
-"""The WebSocket endpoint, on plain ASGI: one writer a client, reading from the rings."""
+"""The WebSocket endpoint: who may come in, what they asked for, and how they leave. The serving is live/fanout's."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+import os
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from bridge.diagnostics import say_rarely
+from bridge.live.fanout import FanOut, FrameWriter, JoinedClient, PlainClient, Session
 from bridge.live.hub import Hub
-from bridge.live.ring import Position
+from bridge.live.messages import BadMessage
 from bridge.live.session import (
     CLOSE_FULL,
     CLOSE_GOING_AWAY,
-    CLOSE_TOO_SLOW,
     CLOSE_UNAUTHORIZED,
+    CLOSE_WRONG_REQUEST,
     Close,
     SessionV1,
-    check_query,
 )
+from bridge.live.session_v2 import SessionV2, parse_options
+from bridge.record.filters import FILTER_PARAMETERS, FilterError, parse_query
 from bridge.server.auth import Policy, judge
+from bridge.server.uvicorn_protocol import EXTENSION
 
 __all__ = ["MonitorEndpoint"]
 
@@ -29,30 +33,30 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# Records read from the rings at a time: enough to be quick, few enough that a slow client holds little.
-_READ_LIMIT: Final = 256
 # A client that takes nothing for so long is not slow, it is stuck. The server's own pings can't end it: their close
 # waits behind the same full buffer.
 _STUCK_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 2.0
 
 
-class _Progress:
-    """Of one client's writer."""
-
-    def __init__(self) -> None:
-        self.sending_since: float | None = None
-        """When the send that is under way began, by the loop's clock."""
-
-
 class MonitorEndpoint:
     """An ASGI application for the scope type ``websocket``."""
 
-    def __init__(self, hub: Hub, policy: Policy, *, max_clients: int, stuck_seconds: float = _STUCK_SECONDS) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        policy: Policy,
+        *,
+        max_clients: int,
+        statistics: Callable[[], Mapping[str, Any]] = dict,
+        stuck_seconds: float = _STUCK_SECONDS,
+    ) -> None:
         self._hub = hub
         self._policy = policy
         self._max_clients = max_clients
+        self._statistics = statistics
         self._stuck_seconds = stuck_seconds
+        self._fan_outs: dict[int, FanOut] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client until it leaves, is refused, or the hub closes."""
@@ -65,103 +69,117 @@ class MonitorEndpoint:
         if refusal is not None:
             say_rarely(f"refused:{refusal.kind}", logging.WARNING, "refused a client of /ws/monitor: %s", refusal)
             if refusal.kind == "token":
-                await _accept_and_close(scope, send, Close(CLOSE_UNAUTHORIZED, str(refusal)))
+                await _accept_and_close(send, Close(CLOSE_UNAUTHORIZED, str(refusal)))
             else:
                 await _deny(scope, send, str(refusal))
             return
-        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        wrong = check_query(query)
-        if wrong is not None:
-            await _accept_and_close(scope, send, wrong)
-            return
         if self._hub.closed:
-            await _accept_and_close(scope, send, Close(CLOSE_GOING_AWAY, "the monitor is shutting down"))
+            await _accept_and_close(send, Close(CLOSE_GOING_AWAY, "the monitor is shutting down"))
             return
         if not self._hub.join(self._max_clients):
             say_rarely("full", logging.WARNING, "refused a client: %d are connected (max_clients)", self._max_clients)
             await _accept_and_close(
-                scope, send, Close(CLOSE_FULL, f"full: {self._max_clients} clients are connected (max_clients)")
+                send, Close(CLOSE_FULL, f"full: {self._max_clients} clients are connected (max_clients)")
             )
             return
         try:
-            await self._serve(scope, receive, send)
+            try:
+                # Made before the handshake ends: a client that was accepted misses nothing from then on.
+                session = self._session(scope)
+            except (FilterError, BadMessage) as error:
+                await _accept_and_close(send, Close(CLOSE_WRONG_REQUEST, str(error)))
+                return
+            try:
+                await send({"type": "websocket.accept"})
+            except Exception as error:
+                if _is_disconnect(error):  # it left in the middle of the handshake
+                    return
+                raise
+            await self._serve(scope, receive, send, session)
         finally:
             self._hub.leave()
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Registered before the handshake ends: a client that was accepted misses nothing from then on.
-        position = self._hub.end()
+    def _session(self, scope: Scope) -> Session:
+        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        version = next((value for name, value in query if name == "v"), "1")
+        filter = parse_query([(name, value) for name, value in query if name in FILTER_PARAMETERS])
+        rest = [(name, value) for name, value in query if name not in FILTER_PARAMETERS]
+        if version == "2":
+            session = SessionV2(
+                self._hub,
+                filter,
+                parse_options(rest),
+                pid=os.getpid(),
+                statistics=self._statistics,
+                now=asyncio.get_running_loop().time(),
+            )
+            session.begin()
+            return session
+        if version != "1":
+            raise FilterError("v", version, "there are versions 1 and 2", "write v=2, or leave v out")
+        for name, value in rest:
+            if name != "v":
+                # A parameter that would change what is shown is never ignored in silence.
+                raise FilterError(name, value, "version 1 has filters only", "ask for v=2")
+        return SessionV1(filter, self._hub.end())
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, session: Session) -> None:
+        writer: FrameWriter | None = ((scope.get("extensions") or {}).get(EXTENSION) or {}).get("writer")
+
+        async def send_text(text: str) -> None:
+            await send({"type": "websocket.send", "text": text})
+
+        fan_out = self._fan_out()
+        client = (
+            JoinedClient(fan_out, session, writer, self._stuck_seconds)
+            if writer is not None
+            else PlainClient(fan_out, session, send_text, self._stuck_seconds)
+        )
+        reader = asyncio.create_task(_read(receive, client))
         try:
-            await send({"type": "websocket.accept"})
-        except Exception as error:
-            if _is_disconnect(error):  # it left in the middle of the handshake
-                return
-            raise
-        session = SessionV1()
-        progress = _Progress()
-        reader = asyncio.create_task(_read(receive, session))
-        writer = asyncio.create_task(self._write(session, position, send, progress))
-        try:
-            await self._until_done(session, progress, {reader, writer})
+            client.start()
+            await asyncio.wait({reader, client.done}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (reader, writer):
-                task.cancel()
-            # Whatever ended it (the peer vanished in a send, the server cancelled us), both tasks end with us.
-            results = await asyncio.gather(reader, writer, return_exceptions=True)
-        if session.close is not None:
+            client.stop()
+            reader.add_done_callback(_look_at)
+            reader.cancel()
+            # Not by awaiting it: cancelled here ourselves, we would raise its CancelledError, and anyio, which knows
+            # its cancellations by their message, would let it out.
+            await asyncio.wait({reader})
+        if session.close is not None and not client.left:
             with suppress(Exception):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await send(
                         {"type": "websocket.close", "code": session.close.code, "reason": _reason(session.close.reason)}
                     )
-        for result in results:
-            if isinstance(result, Exception) and not _is_disconnect(result):
-                raise result
+            if writer is not None and not writer.writable:
+                writer.abort()
+        for part in (reader, client.done):
+            error = _look_at(part) if part.done() else None
+            if isinstance(error, Exception) and not _is_disconnect(error):
+                raise error
 
-    async def _until_done(self, session: SessionV1, progress: _Progress, tasks: set[asyncio.Task[None]]) -> None:
-        """Return once one of ``tasks`` is done, or with ``session.close`` set if the client takes nothing any more."""
-        now = asyncio.get_running_loop().time
-        while True:
-            done, _ = await asyncio.wait(tasks, timeout=self._stuck_seconds / 2, return_when=asyncio.FIRST_COMPLETED)
-            if done:
-                return
-            if progress.sending_since is not None and now() - progress.sending_since >= self._stuck_seconds:
-                reason = f"too slow: nothing was read for {self._stuck_seconds:g} s"
-                session.close = Close(CLOSE_TOO_SLOW, reason)
-                say_rarely("stuck", logging.WARNING, "closed a client of /ws/monitor: %s", reason)
-                return
-
-    async def _write(self, session: SessionV1, position: Position, send: Send, progress: _Progress) -> None:
-        hub = self._hub
-        now = asyncio.get_running_loop().time
-        while True:
-            read = hub.read(position, _READ_LIMIT)
-            position = read.position
-            if read.missed_system or read.missed_audit:
-                hub.skipped(read.missed_system, read.missed_audit)
-            frames = session.records(read)
-            if session.close is not None:
-                return
-            for frame in frames:
-                progress.sending_since = now()
-                await send({"type": "websocket.send", "text": frame.decode()})
-            progress.sending_since = None
-            if not frames:
-                if hub.closed:
-                    session.close = Close(CLOSE_GOING_AWAY, "the monitor is shutting down")
-                    return
-                await hub.wait(position)
-            else:
-                # A send that does not have to wait does not let others run either.
-                await asyncio.sleep(0)
+    def _fan_out(self) -> FanOut:
+        loop = asyncio.get_running_loop()
+        fan_out = self._fan_outs.get(id(loop))
+        if fan_out is None or fan_out.loop is not loop:
+            self._fan_outs = {key: each for key, each in self._fan_outs.items() if not each.loop.is_closed()}
+            fan_out = self._fan_outs[id(loop)] = FanOut(self._hub, loop)
+        return fan_out
 
 
-async def _read(receive: Receive, session: SessionV1) -> None:
-    while session.close is None:
+async def _read(receive: Receive, client: JoinedClient | PlainClient) -> None:
+    while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
+            client.left = True
             return
-        session.receive(message.get("text") or message.get("bytes") or "")
+        client.heard(message.get("text") or message.get("bytes") or "")
+
+
+def _look_at(part: asyncio.Future[None]) -> BaseException | None:
+    """The exception of what has ended; one that nobody looks at is complained about."""
+    return None if part.cancelled() else part.exception()
 
 
 def _is_disconnect(error: Exception) -> bool:
@@ -170,7 +188,7 @@ def _is_disconnect(error: Exception) -> bool:
     return isinstance(error, OSError | RuntimeError) or "disconnect" in type(error).__name__.lower()
 
 
-async def _accept_and_close(scope: Scope, send: Send, close: Close) -> None:
+async def _accept_and_close(send: Send, close: Close) -> None:
     # A close before accept is a bare HTTP 403 to a browser; only after accept it sees code and reason.
     with suppress(Exception):
         await send({"type": "websocket.accept"})

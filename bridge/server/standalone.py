@@ -13,6 +13,7 @@ from typing import Any
 
 from bridge.errors import AddressUnavailable, MissingDependency, SettingsError
 from bridge.live.session import MAX_CLIENT_TEXT
+from bridge.server.uvicorn_protocol import websocket_protocol
 
 __all__ = ["StandaloneServer", "bind"]
 
@@ -71,7 +72,6 @@ class StandaloneServer:
             raise MissingDependency(error.name or "uvicorn", "the stand-alone server", "server") from None
         self._listener = listener
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         host, port = listener.getsockname()[:2]
         self.port: int = port
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -91,13 +91,13 @@ class StandaloneServer:
                 ws_per_message_deflate=False,
                 # What is longer is refused before it is read, and not after.
                 ws_max_size=MAX_CLIENT_TEXT,
+                ws=websocket_protocol(),
                 timeout_graceful_shutdown=2,
             )
         )
 
     async def serve(self) -> None:
         """Serve until :meth:`stop`, or until this task is cancelled."""
-        self._loop = asyncio.get_running_loop()
         await self._server.serve(sockets=[self._listener])
 
     def start(self) -> None:
@@ -112,6 +112,13 @@ class StandaloneServer:
     def started(self) -> bool:
         """True once connections are answered."""
         return bool(self._server.started)
+
+    def close_after_fork(self) -> None:
+        """In a forked child: let go of the port, which the parent serves.
+
+        Else connections made after the parent's end would wait here for an answer that nobody gives.
+        """
+        self._listener.close()
 
     def stop(self, timeout: float = 5.0) -> None:
         """End it; waits for the thread if there is one."""

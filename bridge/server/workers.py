@@ -16,7 +16,7 @@ class Workers(NamedTuple):
     """A server and the number of worker processes that it runs."""
 
     server: str
-    count: int
+    number: int
 
 
 def sibling_workers(frame: FrameType | None = None) -> Workers | None:
@@ -30,10 +30,10 @@ def sibling_workers(frame: FrameType | None = None) -> Workers | None:
     while frame is not None:
         server = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if server in _SERVERS:
-            count = _configured(frame)
+            number = _configured(frame)
             # uvicorn's and hypercorn's configurations may name more workers than whoever uses them starts.
-            if count > 1 and (server == "gunicorn" or multiprocessing.parent_process() is not None):
-                return Workers(server, count)
+            if number > 1 and (server == "gunicorn" or multiprocessing.parent_process() is not None):
+                return Workers(server, number)
         frame = frame.f_back
     return None
 
@@ -44,7 +44,7 @@ def _configured(frame: FrameType) -> int:
     owner = variables.get("self")
     candidates: tuple[Any, ...] = (variables.get("config"), getattr(owner, "cfg", None), getattr(owner, "config", None))
     for candidate in candidates:
-        count = getattr(candidate, "workers", None)
-        if isinstance(count, int) and not isinstance(count, bool):
-            return count
+        number = getattr(candidate, "workers", None)
+        if isinstance(number, int) and not isinstance(number, bool):
+            return number
     return 0

@@ -1,0 +1,93 @@
+"""uvicorn's own WebSocket protocol, with a way to send many ready frames in one write.
+
+An application finds it in ``scope["extensions"]["bridge.frames"]["writer"]`` (a
+:class:`~bridge.live.fanout.FrameWriter`). Everything else is uvicorn's: handshake, control frames, keep-alive, closing.
+If this uvicorn has no such protocol, :func:`websocket_protocol` says so and plain sends do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+__all__ = ["EXTENSION", "websocket_protocol"]
+
+EXTENSION: Final = "bridge.frames"
+
+# Bytes a connection may have waiting in this process. A chunk of records is about half of it.
+_BUFFER_BYTES: Final = 256 * 1024
+
+
+def websocket_protocol() -> Any:
+    """What to give to ``uvicorn.Config(ws=...)``: the class, or ``"auto"`` where uvicorn has no sans-I/O protocol."""
+    try:
+        from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    except ImportError:
+        return "auto"
+
+    class JoinedFramesProtocol(WebSocketsSansIOProtocol):
+        """One connection."""
+
+        _on_writable: Callable[[], None] | None = None
+        _on_shutdown: Callable[[], None] | None = None
+        can_write = True
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+
+        async def run_asgi(self) -> None:
+            self.scope["extensions"][EXTENSION] = {"writer": _Writer(self)}
+            await super().run_asgi()
+
+        def pause_writing(self) -> None:
+            self.can_write = False
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            self.can_write = True
+            super().resume_writing()
+            if self._on_writable is not None:
+                self._on_writable()
+
+        def shutdown(self) -> None:
+            # uvicorn closes every socket with 1012 before the application hears of the end: let it say goodbye.
+            if self._on_shutdown is not None and self.handshake_complete and not self.close_sent:
+                self._on_shutdown()
+                self.stop_keepalive()
+                self.queue.put_nowait({"type": "websocket.disconnect", "code": 1001})
+                self.conn.send_close(1001, "the monitor is shutting down")
+                self.transport.write(b"".join(self.conn.data_to_send()))
+                self.close_sent = True
+                self.transport.close()
+                return
+            super().shutdown()
+
+    return JoinedFramesProtocol
+
+
+class _Writer:
+    """The FrameWriter of one connection."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    @property
+    def writable(self) -> bool:
+        protocol = self._protocol
+        return bool(protocol.can_write and not protocol.close_sent and not protocol.disconnected)
+
+    def write(self, frames: bytes) -> None:
+        protocol = self._protocol
+        if protocol.handshake_complete and not protocol.close_sent and not protocol.disconnected:
+            protocol.transport.write(frames)
+
+    def abort(self) -> None:
+        self._protocol.transport.abort()
+
+    def listen(self, on_writable: Callable[[], None] | None, on_shutdown: Callable[[], None] | None) -> None:
+        self._protocol._on_writable = on_writable
+        self._protocol._on_shutdown = on_shutdown
