@@ -9,12 +9,12 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bridge.diagnostics import say
 from bridge.errors import BridgeError
 from bridge.live.exporter import WebSocketLogRecordExporter
-from bridge.live.hub import process_hub
+from bridge.live.hub import Hub, process_hub
 from bridge.settings import Settings, unknown_names
 
 if TYPE_CHECKING:
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AutostartExporter", "running_server"]
 
+# How long the end of the process waits for clients to read the last records.
+_GOODBYE_SECONDS: Final = 1.0
+
 _server: StandaloneServer | None = None
 _server_pid = 0
 _tried_pid = 0
+_watching_forks = False
 _lock = threading.Lock()
 
 
@@ -32,17 +36,18 @@ class AutostartExporter(WebSocketLogRecordExporter):
     """Uses the process-wide hub; its first export starts a server thread on ``BRIDGE_HOST``/``BRIDGE_PORT``.
 
     A later ``bridge.setup()`` shows its records in the same hub, and so on the same port. A port that is taken is one
-    warning; records then go nowhere live and everything else goes on.
+    warning; records then go nowhere live and everything else goes on. ``shutdown()``, at the end of the process, lets
+    clients read the last records and says goodbye to them.
     """
 
     def __init__(self) -> None:
-        from bridge.assembly import _redactor
+        from bridge.assembly import make_redactor
 
         environ = dict(os.environ)
         self._settings = Settings(disabled=True)
         try:
             self._settings = Settings.from_env(environ)
-            redactor = _redactor(self._settings)
+            redactor = make_redactor(self._settings)
         except BridgeError as error:
             # Built by opentelemetry-instrument inside somebody's service, which must start all the same.
             say(logging.ERROR, "the live view is off: %s", error)
@@ -53,9 +58,18 @@ class AutostartExporter(WebSocketLogRecordExporter):
 
     def export(self, batch: Sequence[Any]) -> Any:
         """Show a batch; the first one starts the server."""
-        if not self._settings.disabled:
-            _start_once(self._settings)
+        if self._settings.disabled:
+            return super().export(())
+        _start_once(self._settings)
+        if self._hub.closed and not self._shut_down and running_server() is not None:
+            self._hub.reopen()  # a Bridge that had adopted our hub was shut down; we go on
         return super().export(batch)
+
+    def shutdown(self) -> None:
+        """Take no more records; stop the server once its clients have what there is, or after a second."""
+        super().shutdown()
+        if not self._settings.disabled:
+            _stop(self._hub)
 
 
 def running_server() -> StandaloneServer | None:
@@ -64,7 +78,7 @@ def running_server() -> StandaloneServer | None:
 
 
 def _start_once(settings: Settings) -> None:
-    global _server, _server_pid, _tried_pid
+    global _server, _server_pid, _tried_pid, _watching_forks
     if _tried_pid == os.getpid():
         return
     with _lock:
@@ -77,6 +91,12 @@ def _start_once(settings: Settings) -> None:
         from bridge.server.standalone import StandaloneServer, bind
 
         hub = process_hub()
+        hub.resize(
+            system_records=settings.ring_system_records,
+            system_bytes=settings.ring_system_bytes,
+            audit_records=settings.ring_audit_records,
+            audit_bytes=settings.ring_audit_bytes,
+        )
         try:
             listener = bind(settings.host, settings.port, token=settings.token)
             app = build_app(
@@ -94,9 +114,33 @@ def _start_once(settings: Settings) -> None:
             say(logging.WARNING, "the live view is off: %s", error)
             return
         _server_pid = os.getpid()
+        if not _watching_forks and hasattr(os, "register_at_fork"):
+            _watching_forks = True
+            os.register_at_fork(after_in_child=_after_fork_in_child)
+        hub.reopen()
         _server.start()
+        # A warning, because it has one: and at Python's defaults nothing below is heard.
         say(
-            logging.INFO,
-            "live view of this process: %s (audit records have no durable trail in this mode)",
+            logging.WARNING,
+            "live view of this process: %s/ (audit records have no durable trail in this mode)",
             _server.url,
         )
+
+
+def _stop(hub: Hub) -> None:
+    global _server, _tried_pid
+    with _lock:
+        server = running_server()
+        if server is None:
+            return
+        hub.drain(_GOODBYE_SECONDS)
+        server.stop()
+        _server = None
+        _tried_pid = 0
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    if _server is not None:
+        _server.close_after_fork()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
+from bridge.assembly import make_redactor
 from bridge.capture.convert import Converter
 from bridge.capture.handler import CaptureHandler
 from bridge.capture.intake import CallQueue, Drops
@@ -21,8 +23,6 @@ from bridge.capture.process import watch_process
 from bridge.capture.publisher import Publisher
 from bridge.diagnostics import say_rarely
 from bridge.live.hub import Hub
-from bridge.live.ring import Position
-from bridge.record.redact import Redactor
 from bridge.settings import Settings
 
 __all__ = ["LogStreamHandler", "StreamClient", "get_log_stream_handler", "setup_log_streaming"]
@@ -38,6 +38,15 @@ class StreamClient(Protocol):
         ...
 
 
+class _Member:
+    """A client's stay, from ``add_client`` to its removal; coming back later begins another."""
+
+    def __init__(self, client: StreamClient, position: int) -> None:
+        self.client = client
+        self.position = position
+        self.task: asyncio.Task[None] | None = None
+
+
 class LogStreamHandler(logging.Handler):
     """Streams what it handles to its clients, as version 1 messages, in order.
 
@@ -50,20 +59,19 @@ class LogStreamHandler(logging.Handler):
     def __init__(self, level: int = logging.NOTSET) -> None:
         self._streaming_ready = False
         super().__init__(level)
-        settings = Settings()
+        settings = Settings.from_env(os.environ)
         self._drops = Drops()
         self._hub = Hub()
         self._queue: CallQueue[Any] = CallQueue(settings.queue_records, settings.queue_bytes)
         self._capture = CaptureHandler(self._queue, self._drops)
         self._publisher = Publisher(
             self._queue,
-            Converter(Redactor(), resource={}, text_chars=settings.live_text_chars),
+            Converter(make_redactor(settings), resource={}, text_chars=settings.live_text_chars),
             self._hub,
             self._drops,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._clients: dict[int, tuple[StreamClient, Position]] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._clients: dict[int, _Member] = {}
         self._clients_lock = threading.RLock()
         self._stop_watching: Callable[[], None] = watch_process(self, sigterm=False)
 
@@ -73,9 +81,9 @@ class LogStreamHandler(logging.Handler):
         """Serve clients on ``loop``. Clients added before are served from now on. Any thread."""
         with self._clients_lock:
             self._loop = loop
-            waiting = [key for key in self._clients if key not in self._tasks]
-        for key in waiting:
-            self._serve(key)
+            waiting = [member for member in self._clients.values() if member.task is None]
+        for member in waiting:
+            self._serve(member)
 
     def add_client(self, websocket: StreamClient) -> None:
         """Stream to ``websocket`` from now on. Any thread. Adding it twice changes nothing."""
@@ -88,8 +96,8 @@ class LogStreamHandler(logging.Handler):
                 return
             if running is not None and (self._loop is None or self._loop.is_closed()):
                 self._loop = running
-            self._clients[id(websocket)] = (websocket, self._hub.end())
-        self._serve(id(websocket))
+            member = self._clients[id(websocket)] = _Member(websocket, self._hub.end())
+        self._serve(member)
 
     def remove_client(self, websocket: StreamClient) -> None:
         """Stop streaming to ``websocket``. Any thread. Removing one that is not there changes nothing."""
@@ -141,27 +149,30 @@ class LogStreamHandler(logging.Handler):
 
     # -- the parts ----------------------------------------------------------------------------------------------------
 
-    def _serve(self, key: int) -> None:
+    def _is_here(self, member: _Member) -> bool:
+        return self._clients.get(id(member.client)) is member
+
+    def _serve(self, member: _Member) -> None:
         loop = self._loop
         if loop is None:
             return
 
         def start() -> None:
             with self._clients_lock:
-                if key in self._clients and key not in self._tasks:
-                    self._tasks[key] = loop.create_task(self._write(key))
+                if self._is_here(member) and member.task is None:
+                    member.task = loop.create_task(self._write(member))
 
         try:
             loop.call_soon_threadsafe(start)
         except RuntimeError:
             say_rarely("classic-loop", logging.WARNING, "the event loop of a LogStreamHandler is closed")
 
-    async def _write(self, key: int) -> None:
-        client, position = self._clients[key]
+    async def _write(self, member: _Member) -> None:
+        position = member.position
         try:
-            while key in self._clients:
+            while self._is_here(member):
                 read = self._hub.read(position, _READ_LIMIT)
-                position = read.position
+                position = read.seq
                 self._hub.skipped(read.missed_system, read.missed_audit)
                 if read.missed_audit:
                     say_rarely(
@@ -172,7 +183,7 @@ class LogStreamHandler(logging.Handler):
                     )
                     return
                 for entry in read.entries:
-                    await _send(client, entry.wire)
+                    await _send(member.client, entry.wire)
                 if read.entries:
                     await asyncio.sleep(0)
                 else:
@@ -181,16 +192,15 @@ class LogStreamHandler(logging.Handler):
             say_rarely("classic-client", logging.INFO, "removed a client that raised: %r", error)
         finally:
             with self._clients_lock:
-                self._clients.pop(key, None)
-                self._tasks.pop(key, None)
+                if self._is_here(member):
+                    del self._clients[id(member.client)]
 
     def _remove(self, key: int) -> None:
         with self._clients_lock:
-            known = self._clients.pop(key, None)
-            task = self._tasks.pop(key, None)
-        if known is not None and task is not None:
+            member = self._clients.pop(key, None)
+        if member is not None and member.task is not None:
             try:
-                task.get_loop().call_soon_threadsafe(task.cancel)
+                member.task.get_loop().call_soon_threadsafe(member.task.cancel)
             except RuntimeError:
                 pass  # the loop is closed: the task is gone with it
 
@@ -198,7 +208,6 @@ class LogStreamHandler(logging.Handler):
         """In a forked child: the clients are the parent's."""
         self._clients_lock = threading.RLock()
         self._clients.clear()
-        self._tasks.clear()
         self._loop = None
         self._hub.after_fork()
         self._publisher.after_fork()

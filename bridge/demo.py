@@ -10,12 +10,13 @@ import http.client
 import itertools
 import json
 import logging
-import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.applications import Starlette
@@ -27,6 +28,7 @@ import bridge
 from bridge.capture.asgi import AuditContextMiddleware
 from bridge.server.app import MONITOR_PATH
 from bridge.server.standalone import StandaloneServer, bind
+from bridge.terminal import Palette, render_gap, render_record
 
 __all__ = ["create_service", "run_demo"]
 
@@ -112,8 +114,14 @@ def create_service(monitor: bridge.Bridge) -> Starlette:
 def _customers(port: int, stop: threading.Event) -> None:
     """Send requests until told to stop: about five a second, as a handful of people would."""
     users = ("u1022", "u2209", "u3301", "u8472")
+    # One of each at first, so that even a short demo shows every kind of record.
+    first = ["/login", "/orders", f"/users/{users[0]}/roles"]
     while not stop.wait(random.uniform(0.05, 0.35)):
-        path = random.choices(["/orders", "/login", f"/users/{random.choice(users)}/roles"], weights=[6, 3, 1])[0]
+        path = (
+            first.pop(0)
+            if first
+            else random.choices(["/orders", "/login", f"/users/{random.choice(users)}/roles"], weights=[6, 3, 1])[0]
+        )
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             try:
@@ -123,61 +131,33 @@ def _customers(port: int, stop: threading.Event) -> None:
                 connection.getresponse().read()
             finally:
                 connection.close()
-        except OSError:
-            if not stop.is_set():
-                time.sleep(0.2)
+        except (OSError, http.client.HTTPException):
+            stop.wait(0.2)
 
 
-class _Palette:
-    """ANSI colours, or nothing where they would be noise."""
-
-    def __init__(self, stream: Any) -> None:
-        self.on = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-    def paint(self, code: str, text: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if self.on else text
-
-
-_LEVEL_COLOURS = {"DEBUG": "2", "INFO": "34", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
-
-
-def _printable(text: str) -> str:
-    # Log content is hostile: control characters could rewrite the terminal.
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text)
-
-
-def format_line(message: dict[str, Any], palette: _Palette) -> str:
-    """One record as a line of the terminal."""
-    data = message["data"]
-    when = palette.paint("2", data["timestamp"][11:23])
-    text = _printable(data["message"])
-    if message["type"] == "audit_log":
-        tag = palette.paint("1;30;43", " AUDIT ")
-        action = data.get("action")
-        extra = palette.paint("33", f" {_printable(str(action))}") if action else ""
-        metadata = data.get("metadata")
-        detail = palette.paint("2", " " + _printable(json.dumps(metadata, ensure_ascii=False))) if metadata else ""
-        return f"{when} {tag}{extra} {text}{detail}"
-    level = data["level"]
-    tag = palette.paint(_LEVEL_COLOURS.get(level, "0"), f"{level[:7]:<7}")
-    return f"{when} {tag} {palette.paint('2', _printable(data['logger']))} {text}"
-
-
-def _view(port: int, stop: threading.Event, counts: dict[str, int]) -> None:
+def _view(port: int, stop: threading.Event, watching: threading.Event, counts: dict[str, int]) -> None:
     """A client like any other: connect to /ws/monitor and print what comes."""
     from websockets.exceptions import WebSocketException
     from websockets.sync.client import connect
 
-    palette = _Palette(sys.stdout)
+    palette = Palette.for_stream(sys.stdout)
     try:
-        with connect(f"ws://127.0.0.1:{port}{MONITOR_PATH}", compression=None, max_size=None) as socket:
+        # A connection made here, and not by connect(), which would go through a proxy that the environment names.
+        plain = socket.create_connection(("127.0.0.1", port), timeout=5)
+        with connect(
+            f"ws://127.0.0.1:{port}{MONITOR_PATH}?v=2", sock=plain, compression=None, max_size=None
+        ) as monitor:
+            watching.set()
             while not stop.is_set():
                 try:
-                    message = json.loads(socket.recv(timeout=0.2))
+                    message = json.loads(monitor.recv(timeout=0.2))
                 except TimeoutError:
                     continue
                 counts[message["type"]] = counts.get(message["type"], 0) + 1
-                print(format_line(message, palette), flush=True)
+                if message["type"] in ("system_log", "audit_log"):
+                    print(render_record(message, palette, service=False, stacks=False), flush=True)
+                elif message["type"] == "gap":
+                    print(render_gap(message, palette), flush=True)
     except BrokenPipeError:
         stop.set()
     except (WebSocketException, OSError) as error:
@@ -188,34 +168,39 @@ def _view(port: int, stop: threading.Event, counts: dict[str, int]) -> None:
 
 def run_demo(*, port: int, seconds: float | None) -> int:
     """Run the service, its customers and the viewer until Ctrl-C, SIGTERM, or for ``seconds``; the exit code."""
-    listener = bind("127.0.0.1", port, token=None)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.INFO)
-    logging.getLogger("shop").setLevel(logging.DEBUG)
-    # The viewer is where warnings are seen; a second copy on standard error would be confusing here.
-    root.addHandler(quiet := logging.NullHandler())
-    monitor = bridge.setup(service_name="demo-shop", flush_on_sigterm=False)
-    server = StandaloneServer(create_service(monitor), listener)
-    stop = threading.Event()
+    stop, watching = threading.Event(), threading.Event()
     counts: dict[str, int] = {}
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with ExitStack() as undo:
+        listener = bind("127.0.0.1", port, token=None)
+        undo.callback(listener.close)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            undo.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+        root, shop = logging.getLogger(), logging.getLogger("shop")
+        server_logger = logging.getLogger("uvicorn.error")  # says a line about every viewer
+        for logger, level in ((root, logging.INFO), (shop, logging.DEBUG), (server_logger, logging.WARNING)):
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(level)
+        # The viewer is where warnings are seen; a second copy on standard error would be confusing here.
+        root.addHandler(quiet := logging.NullHandler())
+        undo.callback(root.removeHandler, quiet)
+        monitor = bridge.setup(service_name="demo-shop", flush_on_sigterm=False)
+        undo.callback(monitor.shutdown, timeout=2.0)
+        server = StandaloneServer(create_service(monitor), listener)
+        undo.callback(server.stop)
         server.start()
         _wait_until(lambda: server.started, 10.0)
         print(
             f"audit-bridge demo: {server.url}/ (records: ws://127.0.0.1:{server.port}{MONITOR_PATH}); Ctrl-C ends",
             flush=True,
         )
-        threads = [
-            threading.Thread(target=_view, args=(server.port, stop, counts), daemon=True),
-            threading.Thread(target=_customers, args=(server.port, stop), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
+        viewer = threading.Thread(target=_view, args=(server.port, stop, watching, counts), daemon=True)
+        customers = threading.Thread(target=_customers, args=(server.port, stop), daemon=True)
+        viewer.start()
+        _wait_until(lambda: watching.is_set() or stop.is_set(), 10.0)
+        customers.start()
         stop.wait(seconds)
         stop.set()
-        for thread in threads:
+        for thread in (customers, viewer):
             thread.join(2.0)
         lost = sum(monitor.statistics().dropped.values())
         print(
@@ -223,14 +208,7 @@ def run_demo(*, port: int, seconds: float | None) -> int:
             f"audit records; {lost} lost",
             flush=True,
         )
-        return 0
-    finally:
-        monitor.shutdown(timeout=2.0)
-        server.stop()
-        root.removeHandler(quiet)
-        root.setLevel(level)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return 0
 
 
 def _wait_until(condition: Any, timeout: float) -> None:

@@ -55,6 +55,9 @@ def _logger() -> logging.Logger:
     logger.propagate = False
     # dictConfig disables every logger it does not name; this one has to stay heard.
     logger.disabled = False
+    if logger.level == logging.NOTSET:
+        # Else it had the root's level, WARNING by default, and where the live view is would never be said.
+        logger.setLevel(logging.INFO)
     if not logger.handlers:
         logger.addHandler(_StandardError())
     return logger

@@ -304,9 +304,11 @@ class Settings:
         return cls(**values)
 
 
-def _nearest(name: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else "see docs/reference/settings.md for the list"
+def _nearest(name: str, known: Mapping[str, object], prefix: str = "") -> str:
+    # Without the prefix, which would make all of them look alike.
+    bare = [each.removeprefix(prefix) for each in known]
+    close = difflib.get_close_matches(name.removeprefix(prefix), bare, n=1)
+    return f"did you mean {prefix}{close[0]}?" if close else "see docs/reference/settings.md for the list"
 
 
 def unknown_names(environ: Mapping[str, str]) -> list[str]:
@@ -316,7 +318,7 @@ def unknown_names(environ: Mapping[str, str]) -> list[str]:
     """
     known = Settings.environment_names()
     return [
-        f"{name} is not a setting and has no effect; {_nearest(name, known)}"
+        f"{name} is not a setting and has no effect; {_nearest(name, known, PREFIX)}"
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in known
     ]

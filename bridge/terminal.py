@@ -65,16 +65,16 @@ def _detail(values: Any) -> str:
     return printable(shown[:_MAX_DETAIL_CHARS] + ("…" if len(shown) > _MAX_DETAIL_CHARS else ""))
 
 
-def render_record(message: dict[str, Any], palette: Palette, *, stacks: bool = True) -> str:
+def render_record(message: dict[str, Any], palette: Palette, *, service: bool = True, stacks: bool = True) -> str:
     """A record, of version 1 or 2, as one line, with its traceback below it if it has one."""
     data = message["data"]
     paint = palette.paint
     parts = [paint("2", str(data["timestamp"])[11:23])]
-    service = data.get("service")
+    of = data.get("service") if service else None
     if message["type"] == "audit_log":
         parts.append(paint("1;30;43", " AUDIT "))
-        if service:
-            parts.append(paint("36", printable(service)))
+        if of:
+            parts.append(paint("36", printable(of)))
         outcome = data.get("outcome")
         if outcome and outcome != "unknown":
             parts.append(paint(_OUTCOME_COLOURS.get(outcome, "0"), printable(outcome)))
@@ -88,8 +88,8 @@ def render_record(message: dict[str, Any], palette: Palette, *, stacks: bool = T
     else:
         level = data["level"]
         parts.append(paint(_LEVEL_COLOURS.get(level, "0"), f"{printable(level)[:7]:<7}"))
-        if service:
-            parts.append(paint("36", printable(service)))
+        if of:
+            parts.append(paint("36", printable(of)))
         parts.append(paint("2", printable(data["logger"])))
         parts.append(printable(data["message"]))
     if data.get("attributes") and (detail := _detail(data["attributes"])):

@@ -155,9 +155,7 @@ def follow(
         except InvalidStatus as refused:
             words = (refused.response.body or b"").decode(errors="replace").strip()
             if refused.response.status_code < 500:
-                raise WatchRefused(
-                    follower.url, f"HTTP {refused.response.status_code} {words}".rstrip()
-                ) from None
+                raise WatchRefused(follower.url, f"HTTP {refused.response.status_code} {words}".rstrip()) from None
             reason = f"HTTP {refused.response.status_code}"
         except InvalidHandshake as error:
             raise WatchRefused(follower.url, f"this is no monitor ({error})") from None

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bridge.capture.handler import CaptureHandler
+from bridge.capture.loggers import RelayedRecord, is_turned_off, with_request
 from bridge.diagnostics import say, say_rarely
 
-__all__ = ["RootAttachment", "attach_to_logger"]
+__all__ = ["RootAttachment"]
 
 _AUDIT_LOGGER: Final = "audit"
 
@@ -41,6 +42,7 @@ class RootAttachment:
         self._is_rival = is_rival
         self._root = logging.getLogger()
         self._rivals: list[logging.Handler] = []
+        self._forwarders: list[_Forwarder] = []
         self._wrapped: list[tuple[Any, str, Any, Any]] = []
         self._audit_level_set = False
         self._attached = False
@@ -59,11 +61,25 @@ class RootAttachment:
             self._audit_level_set = True
         self.check()
 
+    def attach_logger(self, name: str) -> None:
+        """Capture a logger that does not propagate as well (uvicorn's, gunicorn's).
+
+        Safe on one that does, and to do twice: nothing is captured twice.
+        """
+        logger = logging.getLogger(name)
+        if self._attached and all(each.logger is not logger for each in self._forwarders):
+            forwarder = _Forwarder(self._handler, logger)
+            self._forwarders.append(forwarder)
+            self._put(forwarder)
+
     def detach(self) -> None:
-        """Undo everything: the handler, the wrappers, the rivals, the audit logger's level."""
+        """Undo everything: the handlers, the wrappers, the rivals, the audit logger's level."""
         self._attached = False
         self._handler.watch(None)
         self._root.removeHandler(self._handler)
+        for forwarder in self._forwarders:
+            forwarder.logger.removeHandler(forwarder)
+        self._forwarders.clear()
         for owner, name, original, wrapper in reversed(self._wrapped):
             if getattr(owner, name) is wrapper:  # else somebody wrapped ours: it stays, and only passes on
                 setattr(owner, name, original)
@@ -84,6 +100,8 @@ class RootAttachment:
         if self._handler not in handlers:
             self._root.addHandler(self._handler)
             say_rarely("reattached", logging.INFO, "the handler was taken off the root logger; it is back")
+        for forwarder in self._forwarders:
+            self._put(forwarder)  # uvicorn.Config() sets up uvicorn's loggers anew
         if self._is_rival is not None:
             for other in list(handlers):
                 if other is not self._handler and self._is_rival(other):
@@ -96,6 +114,12 @@ class RootAttachment:
                         type(other).__qualname__,
                     )
         self._handler.watch(self._root.handlers, self.check, self._keep_last_resort)
+
+    def _put(self, forwarder: _Forwarder) -> None:
+        # uvicorn's worker for gunicorn gives its loggers gunicorn's list of handlers: one of ours there is enough.
+        logger = forwarder.logger
+        if not any(other in self._forwarders for other in logger.handlers) and not is_turned_off(logger):
+            logger.addHandler(forwarder)
 
     def _wrap(self, owner: Any, name: str) -> None:
         original = getattr(owner, name)
@@ -122,16 +146,16 @@ class RootAttachment:
     def _keep_last_resort(self, record: logging.LogRecord) -> None:
         """With no handler but ours, a warning still goes where Python would have sent it: to standard error."""
         last_resort = logging.lastResort
-        if last_resort is None or record.levelno < last_resort.level:
+        if last_resort is None or record.levelno < last_resort.level or isinstance(record, RelayedRecord):
             return
-        logger: logging.Logger | None = logging.getLogger(record.name) if record.name != "root" else self._root
+        # Not getLogger(): it takes logging's lock, and would make a logger of any name that a record brings.
+        found = self._root.manager.loggerDict.get(record.name)
+        logger: logging.Logger | None = found if isinstance(found, logging.Logger) else self._root
         while logger is not None:
             for handler in logger.handlers:
                 if not isinstance(handler, CaptureHandler | _Forwarder):
                     return
-            if not logger.propagate:
-                return
-            logger = logger.parent
+            logger = logger.parent if logger.propagate else None
         last_resort.handle(record)
 
 
@@ -141,13 +165,13 @@ class _Forwarder(logging.Handler):
     def __init__(self, handler: CaptureHandler, logger: logging.Logger) -> None:
         super().__init__()
         self._target = handler
-        self._logger = logger
+        self.logger = logger
 
     def createLock(self) -> None:
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
-        logger: logging.Logger | None = self._logger
+        logger: logging.Logger | None = self.logger
         while logger is not None and logger.propagate:
             logger = logger.parent
             if logger is not None and any(
@@ -155,15 +179,4 @@ class _Forwarder(logging.Handler):
                 for handler in logger.handlers
             ):
                 return False
-        return self._target.handle(record) if record.levelno >= self._target.level else False
-
-
-def attach_to_logger(handler: CaptureHandler, name: str) -> Callable[[], None]:
-    """Capture a logger that does not propagate (uvicorn's, gunicorn's). Returns what undoes it.
-
-    Safe on a logger that does propagate: nothing is captured twice.
-    """
-    logger = logging.getLogger(name)
-    forwarder = _Forwarder(handler, logger)
-    logger.addHandler(forwarder)
-    return lambda: logger.removeHandler(forwarder)
+        return self._target.handle(with_request(record)) if record.levelno >= self._target.level else False

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from bridge.record import attributes as names
+from bridge.record.classify import is_flagged
 from bridge.record.values import AnyValue, freeze, safe_repr, safe_text
 
 __all__ = ["AUDIT_EVENT", "AuditEvent", "AuditReceipt", "AuditTarget", "audit_log", "audit_log_async"]
@@ -117,29 +118,46 @@ def audit_log(
     return _submit(_plain(logger), record, event)
 
 
-async def audit_log_async(
+def audit_log_async(
     logger: logging.Logger | logging.LoggerAdapter[Any],
     message: str,
     action: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     level: int = logging.INFO,
     **fields: Any,
-) -> AuditReceipt:
-    """As :func:`audit_log`, without blocking the event loop.
+) -> Coroutine[Any, Any, AuditReceipt]:
+    """As :func:`audit_log`, without blocking the event loop. The event is captured when the result is awaited.
 
-    The record is made before the first suspension, so caller, time and context are those of the call. Nothing waits
+    The record is made at the call, so caller and time are those of the call, whatever task awaits it. Nothing waits
     for a disk in this release, so nothing is handed to another thread either.
     """
+    # No `async def`: as a task of its own it would find its caller in asyncio's code.
     record, event = _make(logger, message, action, metadata, level, fields)
-    receipt = _submit(_plain(logger), record, event)
+    return _submit_async(_plain(logger), record, event)
+
+
+async def _submit_async(logger: logging.Logger, record: logging.LogRecord, event: AuditEvent) -> AuditReceipt:
+    receipt = _submit(logger, record, event)
     await asyncio.sleep(0)
     return receipt
 
 
-def _plain(logger: logging.Logger | logging.LoggerAdapter[Any]) -> logging.Logger:
+def _plain(logger: object) -> logging.Logger:
     while isinstance(logger, logging.LoggerAdapter):
         logger = logger.logger
-    return logger
+    if isinstance(logger, logging.Logger):
+        return logger
+    # An event under a doubtful name is worth more than an exception in the place of one.
+    return logging.getLogger(logger if isinstance(logger, str) and logger else "audit.unnamed")
+
+
+def _adapter_fields(logger: object) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    while isinstance(logger, logging.LoggerAdapter):
+        if isinstance(logger.extra, Mapping):
+            fields = {**logger.extra, **fields}  # of nested ones the outer one's word counts
+        logger = logger.logger
+    return fields
 
 
 def _text(value: object) -> str:
@@ -159,9 +177,7 @@ def _make(
 ) -> tuple[logging.LogRecord, AuditEvent]:
     """The record and the event, as seen from the caller of our caller."""
     own = {name: fields.pop(name) for name in _OWN_FIELDS if name in fields}
-    extra: dict[str, Any] = {}
-    if isinstance(logger, logging.LoggerAdapter) and isinstance(logger.extra, Mapping):
-        extra.update(logger.extra)
+    extra = _adapter_fields(logger)
     plain = _plain(logger)
     event = AuditEvent(
         id=str(uuid.uuid4()),
@@ -175,17 +191,19 @@ def _make(
     if isinstance(stacklevel, bool) or not isinstance(stacklevel, int) or stacklevel < 1:
         stacklevel = 1
     try:
-        path, line, function, stack = plain.findCaller(bool(own.get("stack_info")), stacklevel + 2)
+        path, line, function, stack = plain.findCaller(is_flagged(own.get("stack_info")), stacklevel + 2)
     except ValueError:
         path, line, function, stack = "(unknown file)", 0, "(unknown function)", None
     exc_info = own.get("exc_info")
     if isinstance(exc_info, BaseException):
         exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
-    elif exc_info and not isinstance(exc_info, tuple):
-        exc_info = sys.exc_info()
+    elif not (isinstance(exc_info, tuple) and len(exc_info) == 3 and isinstance(exc_info[1], BaseException)):
+        exc_info = sys.exc_info() if is_flagged(exc_info) else None
+    if exc_info is not None and exc_info[1] is None:
+        exc_info = None
     if isinstance(level, bool) or not isinstance(level, int):
         level = logging.INFO
-    record = plain.makeRecord(plain.name, level, path, line, message, (), exc_info or None, function, sinfo=stack)
+    record = plain.makeRecord(plain.name, level, path, line, message, (), exc_info, function, sinfo=stack)
     # Set on the record itself: makeRecord() refuses extras that are named like one of its own attributes.
     taken = record.__dict__
     for key, value in (extra | fields).items():

@@ -17,7 +17,7 @@ from bridge.record import attributes as names
 from bridge.record.event import UNSET, ExceptionInfo, LogEvent, Unset
 from bridge.record.redact import Redactor
 from bridge.record.severity import severity_number, severity_text
-from bridge.record.values import AnyValue, freeze, safe_repr, safe_text
+from bridge.record.values import INT64_MAX, AnyValue, freeze, safe_repr, safe_text, size_of
 
 __all__ = ["Converted", "Converter"]
 
@@ -33,6 +33,9 @@ _SUPPRESS_KEY: Final[str | None] = getattr(otel_context, "_SUPPRESS_INSTRUMENTAT
 
 # Lines of a program that log. Code that is made at run time must not let this grow for ever.
 _MAX_CALL_SITES: Final = 4_096
+
+# Threads that log from one line, as far as they are remembered.
+_MAX_PLACES: Final = 64
 
 # Loggers that speak while a request of an exporter is on its way.
 _TRANSPORT_LOGGERS: Final = (
@@ -67,6 +70,7 @@ class _CallSite:
         "logger",
         "module",
         "number",
+        "places",
         "severity",
         "severity_text",
         "transport",
@@ -78,12 +82,15 @@ class _CallSite:
         self.logger = safe_text(str(name))
         self.module = safe_text(str(module or ""))
         self.function = safe_text(str(function or ""))
-        self.line: int = lineno if isinstance(lineno, int) else 0
+        # A record made by hand may have anything there; what is no number on the wire would cost the whole batch.
+        self.line: int = lineno if type(lineno) is int and 0 <= lineno <= INT64_MAX else 0
         self.level = safe_text(str(levelname))
         self.number = severity_number(levelno)
         self.severity = _SEVERITIES[self.number]
         self.severity_text = severity_text(self.level)
         self.transport = any(self.logger == each or self.logger.startswith(each + ".") for each in _TRANSPORT_LOGGERS)
+        self.places: dict[tuple[Any, ...], dict[str, AnyValue]] = {}
+        """The same with a thread and a process, for those that came by here."""
         self.code: dict[str, AnyValue] = {
             names.CODE_FILE_PATH: safe_text(str(pathname or "")),
             names.CODE_FUNCTION_NAME: self.function,
@@ -143,19 +150,20 @@ class Converter:
 
         None for the chatter of a transport inside an export (counted in ``ignored``).
         """
-        fields, context, audit, _ = captured
-        return context.run(self._convert, fields, audit, observed)
+        fields, context, audit, large = captured
+        return context.run(self._convert, fields, audit, large, observed)
 
-    def _convert(self, fields: dict[str, Any], audit: bool, observed: int) -> Converted | None:
+    def _convert(self, fields: dict[str, Any], audit: bool, large: int, observed: int) -> Converted | None:
         site = self._site(fields)
-        exportable = True
-        in_export_thread = self._is_export_thread(fields)
+        # From a thread that runs the processors nothing is exported: one that logs would hear itself for ever.
+        exportable = fields["thread"] not in self._own_threads
+        in_stock_thread = str(fields["threadName"]).startswith("OtelBatch")
         # The key alone is no proof: applications suppress instrumentation around their own requests too.
-        if (site.transport or in_export_thread) and _SUPPRESS_KEY is not None and otel_context.get_value(_SUPPRESS_KEY):
+        if (site.transport or in_stock_thread) and _SUPPRESS_KEY is not None and otel_context.get_value(_SUPPRESS_KEY):
             if site.transport and not audit:
                 self.ignored += 1
                 return None
-            exportable = not in_export_thread
+            exportable = exportable and not in_stock_thread
 
         redact = self._redactor
         message, problem = format_message(fields["msg"], fields["args"])
@@ -165,7 +173,10 @@ class Converter:
             extras[FORMAT_ERROR] = problem
         if FORMAT_ERROR in extras:
             self.format_errors += 1
-        audit_event: AuditEvent | None = extras.pop(AUDIT_EVENT, None)
+        told = extras.get(AUDIT_EVENT)
+        audit_event: AuditEvent | None = None
+        if isinstance(told, AuditEvent):  # else somebody's own extra happens to have that name
+            audit_event = extras.pop(AUDIT_EVENT)
         attributes = redact.attributes({safe_text(key): freeze(value) for key, value in extras.items() if key})
 
         event_name = attributes.pop(names.OTEL_EVENT_NAME, None) or attributes.pop(names.EVENT_NAME, None) or ""
@@ -178,23 +189,37 @@ class Converter:
             )
 
         own = self._own_attributes(site, fields, exception)
+        details: dict[str, AnyValue] = {}
         action: AnyValue | Unset = UNSET
         metadata: AnyValue | Unset = UNSET
         record_id = ""
-        otel_attributes = dict(attributes)
         if audit:
+            otel_attributes = dict(attributes)
             action = attributes.pop("action", UNSET)
             metadata = attributes.pop("metadata", UNSET)
             for key in ("action", "metadata", "is_audit"):
                 otel_attributes.pop(key, None)
-            own.update(self._audit_attributes(action, metadata, audit_event, exception))
+            own.update(self._audit_attributes(action, audit_event, exception))
+            details = _metadata_attributes(metadata)
             if audit_event is not None:
                 record_id = audit_event.id
             event_name = (audit_event.event if audit_event else "") or event_name or _event_name(action)
 
-        timestamp = int(fields["created"] * 1e9)
+        # A float near 1.8e9 is good to a quarter of a microsecond: cut, .123 would become .122999.
+        timestamp = round(fields["created"] * 1e6) * 1_000
         event_name = str(event_name)
-        self._fit(otel_attributes, own)
+        if audit:
+            self._fit(otel_attributes, details, own)
+            attributes.update(details)
+            attributes.update(own)
+        else:
+            attributes.update(own)
+            if len(attributes) > self._limit:
+                otel_attributes = {key: value for key, value in attributes.items() if key not in own}
+                self._fit(otel_attributes, details, own)
+            else:
+                # One dict for both: the SDK makes its own copy, and nobody here writes to it any more.
+                otel_attributes = attributes
         otel = LogRecord(
             timestamp=timestamp,
             observed_timestamp=observed,
@@ -204,7 +229,14 @@ class Converter:
             attributes=otel_attributes,
             event_name=event_name or None,
         )
-        attributes.update(own)
+        if large > self._text_chars:
+            attributes = {key: self._cut_value(value) for key, value in attributes.items()}
+            if action is not UNSET:
+                action = self._cut_value(action)
+            if isinstance(metadata, dict):
+                metadata = {key: self._cut_value(value) for key, value in metadata.items()}
+            elif metadata is not UNSET:
+                metadata = self._cut_value(metadata)
         trace_id, span_id = otel.trace_id, otel.span_id  # those of the caller's span: we run in its context
         event = LogEvent(
             timestamp=timestamp,
@@ -272,19 +304,23 @@ class Converter:
             site = self._sites[key] = _CallSite(*key)
         return site
 
-    def _is_export_thread(self, fields: dict[str, Any]) -> bool:
-        return fields["thread"] in self._own_threads or str(fields["threadName"]).startswith("OtelBatch")
-
     def _own_attributes(
         self, site: _CallSite, fields: dict[str, Any], exception: ExceptionInfo | None
     ) -> dict[str, AnyValue]:
-        own = site.code.copy()
-        own[names.THREAD_ID] = fields["thread"] or 0
-        own[names.THREAD_NAME] = safe_text(fields["threadName"] or "")
-        own[names.PROCESS_PID] = fields["process"] or 0
-        process = fields["processName"]
-        if process and process != "MainProcess":
-            own[names.PROCESS_NAME] = safe_text(str(process))
+        place = (fields["thread"], fields["threadName"], fields["process"], fields["processName"])
+        known = site.places.get(place)
+        if known is None:
+            known = site.code.copy()
+            known[names.THREAD_ID] = freeze(fields["thread"] or 0)
+            known[names.THREAD_NAME] = safe_text(str(fields["threadName"] or ""))
+            known[names.PROCESS_PID] = freeze(fields["process"] or 0)
+            process = fields["processName"]
+            if process and process != "MainProcess":
+                known[names.PROCESS_NAME] = safe_text(str(process))
+            if len(site.places) >= _MAX_PLACES:
+                site.places.clear()
+            site.places[place] = known
+        own = known.copy()
         task = fields.get("taskName")
         if task:
             own[names.TASK_NAME] = safe_text(str(task))
@@ -294,12 +330,13 @@ class Converter:
             own[names.EXCEPTION_TYPE] = exception.type
             own[names.EXCEPTION_MESSAGE] = exception.message
             own[names.EXCEPTION_STACKTRACE] = exception.stacktrace
+        elif fields["exc_text"]:  # came by a SocketHandler: the exception itself stayed behind
+            own[names.EXCEPTION_STACKTRACE] = self._redactor.text(safe_text(str(fields["exc_text"])))
         return own
 
     def _audit_attributes(
         self,
         action: AnyValue | Unset,
-        metadata: AnyValue | Unset,
         event: AuditEvent | None,
         exception: ExceptionInfo | None,
     ) -> dict[str, AnyValue]:
@@ -309,13 +346,13 @@ class Converter:
         }
         if action is not UNSET and action is not None:
             found[names.AUDIT_ACTION] = action if isinstance(action, str) else str(action)
-        if isinstance(metadata, dict):
-            for key, value in metadata.items():
-                found[names.AUDIT_METADATA_PREFIX + key] = value
-        elif metadata is not UNSET and metadata is not None:
-            found[names.AUDIT_METADATA] = metadata
-        found.update(current_audit_context().attributes())
+        found.update(self._redactor.attributes(current_audit_context().attributes()))
         if event is not None:
+            # What type the surrounding actor or source is says nothing about another one.
+            if event.actor and event.actor != found.get(names.AUDIT_ACTOR_ID):
+                found.pop(names.AUDIT_ACTOR_TYPE, None)
+            if event.source and event.source != found.get(names.AUDIT_SOURCE_ID):
+                found.pop(names.AUDIT_SOURCE_TYPE, None)
             found.update(self._redactor.attributes(event.attributes()))
         found.setdefault(names.AUDIT_OUTCOME, "failure" if exception is not None else "unknown")
         if names.AUDIT_ACTOR_ID not in found and self._service:
@@ -323,21 +360,39 @@ class Converter:
             found[names.AUDIT_ACTOR_TYPE] = "service"
         return found
 
-    def _fit(self, attributes: dict[str, AnyValue], own: dict[str, AnyValue]) -> None:
-        """Add our own attributes after the application's, and let the application's last ones go if all are too many.
+    def _fit(self, attributes: dict[str, AnyValue], details: dict[str, AnyValue], own: dict[str, AnyValue]) -> None:
+        """Add an event's details and our own attributes after the application's.
 
-        The SDK would drop the first, and would warn at every record.
+        If all are too many, the details become one attribute, and then the application's last ones go: the SDK would
+        drop the first of all, and would warn at every record.
         """
-        room = self._limit - len(own)
-        if len(attributes) > room:
+        if len(attributes) + len(details) + len(own) > self._limit:
+            if len(details) > 1:
+                start = len(names.AUDIT_METADATA_PREFIX)
+                details = {names.AUDIT_METADATA: {key[start:]: value for key, value in details.items()}}
+            room = self._limit - len(own) - len(details)
             for key in list(attributes)[max(room, 0) :]:
                 del attributes[key]
+        attributes.update(details)
         attributes.update(own)
+
+    def _cut_value(self, value: AnyValue) -> AnyValue:
+        """What is shown live of one attribute: a long text is cut, a large container gives way to its size."""
+        if isinstance(value, str):
+            return self._cut(value)
+        size = size_of(value)
+        return value if size <= self._text_chars else f"… [cut: about {size} bytes]"
 
     def _cut(self, text: str) -> str:
         if len(text) <= self._text_chars:
             return text
         return f"{text[: self._text_chars]}… [cut: {len(text)} characters]"
+
+
+def _metadata_attributes(metadata: AnyValue | Unset) -> dict[str, AnyValue]:
+    if isinstance(metadata, dict):
+        return {names.AUDIT_METADATA_PREFIX + key: value for key, value in metadata.items()}
+    return {} if metadata is UNSET or metadata is None else {names.AUDIT_METADATA: metadata}
 
 
 def _event_name(action: AnyValue | Unset) -> str:

@@ -12,7 +12,7 @@ import copy
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -23,6 +23,7 @@ from opentelemetry.sdk.resources import Resource
 
 from bridge.capture.intake import Drops
 from bridge.diagnostics import say_rarely
+from bridge.record.values import size_of
 
 __all__ = ["CountingBatchProcessor", "ProcessorSwitch"]
 
@@ -31,11 +32,13 @@ _SUPPRESS_KEY: Final[str | None] = getattr(otel_context, "_SUPPRESS_INSTRUMENTAT
 
 # A count alone does not bound memory: 8,192 messages of 10 MB would be 80 GB.
 _MAX_QUEUE_BYTES: Final = 64 << 20
+_SIZED: Final = frozenset({str, bytes, dict, tuple, list})
 
 
-def _size(record: ReadableLogRecord) -> int:
-    body = record.log_record.body
-    return 512 + (len(body) if isinstance(body, str) else 0)
+def _size(record: Any) -> int:
+    # Not of a few bytes each, which the count bounds.
+    large = (value for value in (record.body, *(record.attributes or {}).values()) if type(value) in _SIZED)
+    return 512 + sum(map(size_of, large))
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
@@ -46,29 +49,34 @@ def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
 class CountingBatchProcessor(LogRecordProcessor):
     """Queue, batch, export, count. The standard ``OTEL_BLRP_*`` variables set its sizes.
 
+    ``make_exporter`` is called at once, and again in a forked child: two processes must not speak on one connection.
     Drops are counted in ``drops`` under ``otlp_queue_full`` (the oldest goes), ``otlp_failed`` (the exporter said
     FAILURE or raised) and ``otlp_shutdown`` (still queued at the end).
     """
 
     def __init__(
         self,
-        exporter: LogRecordExporter,
+        make_exporter: Callable[[], LogRecordExporter],
         drops: Drops,
         *,
         environ: Mapping[str, str],
         own_threads: set[int] | None = None,
     ) -> None:
-        self._exporter = exporter
+        self._make_exporter = make_exporter
+        self._exporter: LogRecordExporter | None = make_exporter()
         self._drops = drops
         self._own_threads = own_threads if own_threads is not None else set()
         self._max_queue = _whole(environ, "OTEL_BLRP_MAX_QUEUE_SIZE", 8_192)
         self._batch_size = min(_whole(environ, "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", 512), self._max_queue)
         self._delay_seconds = _whole(environ, "OTEL_BLRP_SCHEDULE_DELAY", 1_000) / 1_000
         self._changed = threading.Condition(threading.RLock())
-        self._queue: deque[ReadableLogRecord] = deque()
-        self._start()
+        self._queue: deque[tuple[ReadableLogRecord, int]] = deque()
+        self._reset()
+        # At once: from Python 3.12 no thread can be started while the interpreter ends.
+        self._ensure_started()
 
-    def _start(self) -> None:
+    def _reset(self) -> None:
+        self._exported = 0
         self._bytes = 0
         self._emitted = 0
         self._finished = 0
@@ -81,7 +89,14 @@ class CountingBatchProcessor(LogRecordProcessor):
         """Records the exporter reported as delivered."""
         return self._exported
 
-    _exported = 0
+    def _ensure_started(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="bridge-otlp-export", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is ending, or the machine has no thread left
+                return
+            self._thread = thread
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Queue a record; drops the oldest, counted, when the queue is full. Never blocks on the exporter."""
@@ -93,19 +108,17 @@ class CountingBatchProcessor(LogRecordProcessor):
             instrumentation_scope=log_record.instrumentation_scope,
             limits=log_record.limits,
         )
-        size = _size(readable)
+        size = _size(record)
         with self._changed:
             if self._stopping:
                 self._drops.add("otlp_shutdown")
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="bridge-otlp-export", daemon=True)
-                self._thread.start()
-            self._queue.append(readable)
+            self._ensure_started()
+            self._queue.append((readable, size))
             self._bytes += size
             self._emitted += 1
             while len(self._queue) > self._max_queue or (self._bytes > _MAX_QUEUE_BYTES and len(self._queue) > 1):
-                self._bytes -= _size(self._queue.popleft())
+                self._bytes -= self._queue.popleft()[1]
                 self._finished += 1
                 self._drops.add("otlp_queue_full")
             if len(self._queue) == 1 or len(self._queue) >= self._batch_size:
@@ -148,15 +161,21 @@ class CountingBatchProcessor(LogRecordProcessor):
             in_flight = self._emitted - self._finished - left
         if left:
             self._drops.add("otlp_shutdown", left)
-        # An exporter's shutdown() may wait for its own retry; that is its thread's business, not ours.
-        threading.Thread(target=self._exporter.shutdown, name="bridge-otlp-shutdown", daemon=True).start()
+        if self._exporter is not None:
+            # An exporter's shutdown() may wait for its own retry; that is its thread's business, not ours.
+            closing = threading.Thread(target=self._exporter.shutdown, name="bridge-otlp-shutdown", daemon=True)
+            try:
+                closing.start()
+            except RuntimeError:  # the interpreter is ending, and the connection with it
+                pass
         return left == 0 and in_flight == 0
 
     def after_fork(self) -> None:
         """In a forked child: the queue is the parent's to deliver."""
         self._changed = threading.Condition(threading.RLock())
         self._queue.clear()
-        self._start()
+        self._exporter = None
+        self._reset()
 
     def _lost(self) -> int:
         counts = self._drops.snapshot()
@@ -188,17 +207,19 @@ class CountingBatchProcessor(LogRecordProcessor):
                     break
                 self._changed.wait(None if gather_until is None else gather_until - now)
             batch = [self._queue.popleft() for _ in range(min(queued, self._batch_size))]
-            self._bytes -= sum(map(_size, batch))
-            return batch
+            self._bytes -= sum(size for _, size in batch)
+            return [record for record, _ in batch]
 
     def _export(self, batch: list[ReadableLogRecord]) -> None:
         problem: Any = None
         try:
+            if self._exporter is None:
+                self._exporter = self._make_exporter()
             result = self._exporter.export(batch)
             if result is not LogRecordExportResult.SUCCESS:
                 problem = "the exporter reported FAILURE"
-        except Exception as error:
-            problem = error
+        except BaseException as error:  # whatever it is, this thread has to go on
+            problem = repr(error)
         if problem is None:
             self._exported += len(batch)
         else:

@@ -127,7 +127,7 @@ class CaptureHandler(logging.Handler):
         rules: tuple[Rule, ...] = (),
         ignored_loggers: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(level)
+        super().__init__(min(level, _WARNING))
         self._queue = queue
         self._items = queue.items
         self._max_records = queue.max_records
@@ -137,6 +137,9 @@ class CaptureHandler(logging.Handler):
         self._recent: dict[str, None] = {}
         self._names: dict[str, int] = {}
         self.watch(None)
+        if level > _WARNING:
+            # Python hands us warnings all the same: if nobody else takes them they belong on standard error.
+            self.addFilter(lambda record: self._not_below(level, record))
 
     # -- what the logging module calls ----------------------------------------------------------------------------
 
@@ -186,29 +189,34 @@ class CaptureHandler(logging.Handler):
                             break
                 else:
                     size = len(self._format_now(fields, msg, args))
-            mutable = False
-            for value in islice(fields.values(), _STANDARD_COUNT, None):
-                of = type(value)
-                if of is str:
-                    size += len(value)
-                elif of not in _SMALL_SCALARS:
-                    mutable = True
-            if mutable:
-                size += self._freeze_extras(fields)
+            extras = len(fields) - _STANDARD_COUNT
+            if extras > 0:
+                # Extras are the last fields; from the end is the shortest way to them.
+                for value in reversed(fields.values()):
+                    of = type(value)
+                    if of is str:
+                        size += len(value)
+                    elif of not in _SMALL_SCALARS:
+                        size += self._freeze_extras(fields)
+                        break
+                    extras -= 1
+                    if not extras:
+                        break
             if fields["exc_info"]:
                 fields["exc_info"] = frozen = freeze_exception(fields["exc_info"])
                 if frozen is not None:
                     size += len(frozen.stacktrace)
             if self._rules and not audit:
                 text = self._format_now(fields, fields["msg"], fields["args"])
-                audit = is_audit(name, text, fields, self._rules)
+                audit = is_audit(str(name), text, fields, self._rules)
 
+            taken = True
             if audit:
-                if fields.get("audit_record_id") in self._recent:
-                    return True  # audit_log() has captured this very record, or the one it was copied from
-                self.put(fields, True, size)
+                # If known, audit_log() has captured this very record, or the one it was copied from.
+                if not ("audit_record_id" in fields and self._knows(fields["audit_record_id"])):
+                    self.put(fields, True, size)
             elif kind and (kind == _IGNORED or record.levelno <= _DEBUG):
-                return False
+                taken = False
             else:
                 items = self._items
                 if size > LARGE_BYTES or len(items) >= self._max_records:
@@ -220,7 +228,7 @@ class CaptureHandler(logging.Handler):
                         self._queue.wake()
             if record.levelno >= _WARNING:
                 self._on_warning(record)
-            return True
+            return taken
         except Exception:
             self._failed(record)
             return False
@@ -248,7 +256,7 @@ class CaptureHandler(logging.Handler):
         on_warning: Callable[[logging.LogRecord], None] = lambda record: None,
     ) -> None:
         """Call ``on_change`` before the next record once the length of ``roots`` differs from now, and
-        ``on_warning`` after every captured record from WARNING up. ``None`` ends both."""
+        ``on_warning`` after every record from WARNING up, captured or not. ``None`` ends both."""
         # No lock: a thread between two of these assignments calls on_change once too often, which is harmless.
         self._on_root_change = on_change
         self._on_warning = on_warning
@@ -302,13 +310,24 @@ class CaptureHandler(logging.Handler):
             self._queue.wake()
         return True
 
+    def _not_below(self, level: int, record: logging.LogRecord) -> bool:
+        if record.levelno >= level:
+            return True
+        if record.levelno >= _WARNING:
+            self._on_warning(record)
+        return False
+
+    def _knows(self, record_id: object) -> bool:
+        return type(record_id) is str and record_id in self._recent
+
     def _learn(self, name: str) -> int:
         kind = _PLAIN
-        if name.startswith(AUDIT_LOGGER_PREFIX):
+        text = str(name)  # makeLogRecord({}) has the name None
+        if text.startswith(AUDIT_LOGGER_PREFIX):
             kind = _AUDIT
-        elif _covers(self._ignored_loggers, name) or name == "bridge.diagnostics":
+        elif _covers(self._ignored_loggers, text) or text == "bridge.diagnostics":
             kind = _IGNORED
-        elif _covers(_WIRE_LOGGERS, name):
+        elif _covers(_WIRE_LOGGERS, text):
             kind = _WIRE
         if len(self._names) >= _MAX_NAMES:
             self._names.clear()

@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from bridge import diagnostics
+
 __all__ = ["Lifecycle", "watch_process"]
 
 
@@ -32,6 +34,7 @@ _multiprocessing_hooked = False
 
 
 def _after_fork_in_child() -> None:
+    diagnostics._forget()  # its lock may be held by a thread that is gone
     for each in list(_watched):
         try:
             each.after_fork()
@@ -74,6 +77,8 @@ def watch_process(each: Lifecycle, *, sigterm: bool) -> Callable[[], None]:
         os.register_at_fork(after_in_child=_after_fork_in_child)
         atexit.register(_at_exit)
         os.register_at_fork(before=_hook_multiprocessing)
+        # At once as well: a forkserver's child imports the program, and so gets here, before it is a child by name.
+        _hook_multiprocessing()
         process: Any = sys.modules.get("multiprocessing.process")
         if process is not None and process.parent_process() is not None:
             _in_multiprocessing_child(None)

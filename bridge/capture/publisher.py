@@ -12,15 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from bridge.capture.convert import Converted, Converter
 from bridge.capture.handler import Captured
-from bridge.capture.intake import LARGE_BYTES, CallQueue, Drops
-from bridge.diagnostics import say_rarely
+from bridge.capture.intake import CallQueue, Drops
+from bridge.diagnostics import say, say_rarely
 from bridge.record.event import LogEvent
 
-__all__ = ["Emitter", "EventSink", "ProcessorWorker", "Publisher"]
+__all__ = ["Emitter", "EventSink", "Export", "ProcessorWorker", "Publisher"]
 
 # Shown together: large enough to share one wake-up of the event loop, small enough (about 1 ms of work) that the
 # first of a burst is not late.
@@ -52,7 +52,7 @@ class _Barrier:
 
 
 class _Worker(Generic[T]):
-    """A daemon thread that drains a CallQueue; started by the first append, and again in a forked child."""
+    """A daemon thread that drains a CallQueue; started by :meth:`start`, or by the first append in a forked child."""
 
     name: str
 
@@ -64,6 +64,11 @@ class _Worker(Generic[T]):
         self._stopping = False
         self.busy_since: float | None = None
         queue.on_wake = self._ensure_started
+
+    def start(self) -> None:
+        """Start the thread now: it keeps watch before the first record, and from Python 3.12 none can be started
+        while the interpreter ends."""
+        self._ensure_started()
 
     def _ensure_started(self) -> None:
         if self._thread is None and not self._stopping:
@@ -78,13 +83,19 @@ class _Worker(Generic[T]):
 
     def flush(self, timeout: float) -> bool:
         """True if everything queued before the call is done within ``timeout`` seconds."""
-        if self._thread is None and not self.queue.items:
+        thread = self._thread
+        if thread is None and not self.queue.items:
             return True
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is thread:
             return False
+        if self._stopping and thread is not None and not thread.is_alive():
+            return not self.queue.items
         barrier = _Barrier()
         self.queue.items.append(barrier)
         self.queue.wake()
+        if self._thread is None:  # none can be started any more: the interpreter is ending
+            while batch := self.queue.take(_BATCH):
+                self._work(batch)
         return barrier.reached.wait(timeout)
 
     def stop(self, timeout: float) -> bool:
@@ -121,16 +132,19 @@ class _Worker(Generic[T]):
                 queue.wait(_IDLE_SECONDS)
                 continue
             self.busy_since = now
-            part: list[T] = []
-            for item in batch:
-                if isinstance(item, _Barrier):
-                    self._isolated(self.process, part)
-                    part = []
-                    item.reached.set()
-                else:
-                    part.append(item)
-            self._isolated(self.process, part)
+            self._work(batch)
             self.busy_since = None
+
+    def _work(self, batch: list[Any]) -> None:
+        part: list[T] = []
+        for item in batch:
+            if isinstance(item, _Barrier):
+                self._isolated(self.process, part)
+                part = []
+                item.reached.set()
+            else:
+                part.append(item)
+        self._isolated(self.process, part)
 
     def _isolated(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -146,7 +160,18 @@ class _Worker(Generic[T]):
         """Called about once a second."""
 
 
-class ProcessorWorker(_Worker[tuple[Context, str, Any]]):
+class Export(NamedTuple):
+    """A record on its way to the provider's processors."""
+
+    context: Context
+    logger: str
+    record: Any
+    is_audit: bool
+    large: int
+    """Bytes counted at the queue; 0 for a small record."""
+
+
+class ProcessorWorker(_Worker[Export]):
     """Runs the provider's processors, each record in its caller's context."""
 
     name = "bridge-processors"
@@ -157,40 +182,34 @@ class ProcessorWorker(_Worker[tuple[Context, str, Any]]):
         self._drops = drops
         self._own_threads = own_threads
 
-    def put(self, batch: Sequence[tuple[Context, str, Any]]) -> None:
-        """Queue records; the newest are refused, counted, when the queue is full."""
+    def put(self, batch: Sequence[Export]) -> None:
+        """Queue records; the newest are refused, counted, when the queue is full. Audit records have twice the room."""
         queue = self.queue
         for item in batch:
-            size = _large(item)
-            if len(queue.items) >= queue.max_records or (size and not queue.reserve(size)):
-                self._drops.add("processor_queue_full")
+            room = 2 if item.is_audit else 1
+            if len(queue.items) >= queue.max_records * room or (
+                item.large and not queue.reserve(item.large, overdraft=room)
+            ):
+                self._drops.add("audit_processor_queue_full" if item.is_audit else "processor_queue_full")
             else:
                 queue.items.append(item)
         if queue.items and queue.idle:
             queue.wake()
 
-    def process(self, batch: list[tuple[Context, str, Any]]) -> None:
+    def process(self, batch: list[Export]) -> None:
         self._own_threads.add(threading.get_ident())
-        for item in batch:
-            size = _large(item)
-            if size:
-                self.queue.release(size)
-            context, name, record = item
+        for context, name, record, _, large in batch:
+            if large:
+                self.queue.release(large)
             try:
                 context.run(self._emit, name, record)
-            except Exception as error:
+            except BaseException as error:  # a SystemExit of somebody's processor would end this thread for good
                 self._drops.add("processor_error")
                 say_rarely("processor_error", logging.WARNING, "a log record processor raised %r", error)
 
     def after_fork(self) -> None:
         super().after_fork()
         self._own_threads.clear()
-
-
-def _large(item: tuple[Context, str, Any]) -> int:
-    body = item[2].body
-    size = len(body) if isinstance(body, str) else 0
-    return size if size > LARGE_BYTES else 0
 
 
 class Publisher(_Worker[Captured]):
@@ -207,48 +226,56 @@ class Publisher(_Worker[Captured]):
         *,
         processors: ProcessorWorker | None = None,
         mark: Callable[[Any], None] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
         on_idle: Callable[[], None] | None = None,
         now_ns: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(queue)
+        super().__init__(queue, clock)
         self._converter = converter
         self._sink = sink
         self._drops = drops
         self._processors = processors
         self._mark = mark
+        self._wanted = wanted
         self._on_idle = on_idle
         self._now_ns = now_ns
         self._reported: dict[str, int] = {}
         self._next_report = self._clock() + _REPORT_SECONDS
+        self._lost = 0
         self.published = 0
+        self.conversion_errors = 0
+        """Records shown without their attributes: something in them could not be converted."""
 
     @property
     def captured(self) -> int:
-        """Records taken in so far: shown, or on their way."""
-        return self.published + len(self.queue.items)
+        """Records taken in so far: shown, lost later, or on their way."""
+        return self.published + self._lost + len(self.queue.items)
 
     def process(self, batch: list[Captured]) -> None:
         events: list[LogEvent] = []
-        exports: list[tuple[Context, str, Any]] = []
+        exports: list[Export] = []
+        wanted = self._processors is not None and self._wanted()
         for captured in batch:
-            _, context, _, large = captured
+            _, context, audit, large = captured
             if large:
                 self.queue.release(large)
             converted = self._convert(captured)
             if converted is None:
                 continue
             events.append(converted.event)
-            if self._processors is not None and converted.exportable:
+            if wanted and converted.exportable:
                 if self._mark is not None:
                     self._mark(converted.otel)
-                exports.append((context, converted.event.logger, converted.otel))
+                exports.append(Export(context, converted.event.logger, converted.otel, audit, large))
         if events:
             try:
                 self._sink.publish(events)
+                self.published += len(events)
             except Exception as error:
+                self._lost += len(events)
                 self._drops.add("publish_error", len(events))
                 say_rarely("publish_error", logging.ERROR, "records could not be shown: %r", error)
-        self.published += len(events)
         if exports and self._processors is not None:
             self._processors.put(exports)
 
@@ -256,11 +283,12 @@ class Publisher(_Worker[Captured]):
         try:
             return self._converter.convert(captured, self._now_ns())
         except Exception as error:
-            self._drops.add("convert_error")
+            self.conversion_errors += 1
             say_rarely("convert_error", logging.ERROR, "a record could not be converted: %r", error)
         try:
             return self._converter.fallback(captured, self._now_ns())
         except Exception:
+            self._lost += 1
             self._drops.add("convert_lost")
             return None
 
@@ -287,11 +315,13 @@ class Publisher(_Worker[Captured]):
         lost = {reason: count for reason, count in new.items() if count > 0}
         if lost:
             words = ", ".join(f"{count} by {reason}" for reason, count in sorted(lost.items()))
-            say_rarely("drops", logging.WARNING, "log records lost: %s", words)
+            say(logging.WARNING, "log records lost: %s", words)
             self._reported = counts
 
     def after_fork(self) -> None:
         super().after_fork()
+        self._lost = 0
         self.published = 0
+        self.conversion_errors = 0
         self._reported = {}
         self._drops.after_fork()

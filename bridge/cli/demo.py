@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 
@@ -36,12 +37,14 @@ def register(commands: Any) -> None:
         allow_abbrev=False,
     )
     command.add_argument("--seconds", type=_seconds, default=None, metavar="N", help="end after N seconds")
-    command.add_argument("--port", type=_port, default=8765, metavar="N", help="port to listen on (default 8765)")
+    command.add_argument("--port", type=_port, metavar="N", help="port to listen on (default: BRIDGE_PORT, else 8765)")
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo until Ctrl-C or the time is over."""
     from bridge.demo import run_demo
+    from bridge.settings import Settings
 
-    return run_demo(port=arguments.port, seconds=arguments.seconds)
+    port = arguments.port if arguments.port is not None else Settings.from_env(os.environ).port
+    return run_demo(port=port, seconds=arguments.seconds)

@@ -41,7 +41,7 @@ class HubStatistics(NamedTuple):
     """Audit records published."""
     system_held: int
     audit_held: int
-    bytes_held: int
+    held_bytes: int
     clients: int
     skipped_system: int
     """System records that some client was too slow for, summed over clients."""

@@ -254,7 +254,7 @@ def test_statistics() -> None:
     statistics = hub.statistics()
     assert statistics[:4] == (3, 1, 2, 1)
     assert (statistics.clients, statistics.skipped_system, statistics.skipped_audit) == (0, 5, 6)
-    assert statistics.bytes_held > 0
+    assert statistics.held_bytes > 0
 
 
 def test_the_process_has_one() -> None:

@@ -184,5 +184,5 @@ def test_against_a_model(operations: list[tuple[str, tuple[int, ...]]]) -> None:
         statistics = hub.statistics()
         assert statistics.system_held == len(models[False].held())
         assert statistics.audit_held == len(models[True].held())
-        assert statistics.bytes_held == sum(s for model in models.values() for _, s in model.held())
+        assert statistics.held_bytes == sum(s for model in models.values() for _, s in model.held())
         assert (statistics.system, statistics.audit) == (len(models[False].all), len(models[True].all))
