@@ -19,10 +19,12 @@ from bridge.settings import Settings
 if TYPE_CHECKING:
     from bridge.assembly import Bridge, Statistics, setup
     from bridge.capture.asgi import AuditContextMiddleware
+    from bridge.capture.loggers import SERVER_LOGGERS, loguru_sink, structlog_processor
     from bridge.classic import LogStreamHandler, get_log_stream_handler, setup_log_streaming
     from bridge.live.exporter import WebSocketLogRecordExporter
 
 __all__ = [
+    "SERVER_LOGGERS",
     "AddressUnavailable",
     "AuditContextMiddleware",
     "AuditReceipt",
@@ -40,8 +42,10 @@ __all__ = [
     "audit_log",
     "audit_log_async",
     "get_log_stream_handler",
+    "loguru_sink",
     "setup",
     "setup_log_streaming",
+    "structlog_processor",
 ]
 
 # These bring the OpenTelemetry SDK with them, 0.3 s of imports that a module which only calls
@@ -50,10 +54,13 @@ _LAZY = {
     "AuditContextMiddleware": "bridge.capture.asgi",
     "Bridge": "bridge.assembly",
     "LogStreamHandler": "bridge.classic",
+    "SERVER_LOGGERS": "bridge.capture.loggers",
     "Statistics": "bridge.assembly",
     "WebSocketLogRecordExporter": "bridge.live.exporter",
     "get_log_stream_handler": "bridge.classic",
+    "loguru_sink": "bridge.capture.loggers",
     "setup": "bridge.assembly",
+    "structlog_processor": "bridge.capture.loggers",
     "setup_log_streaming": "bridge.classic",
 }
 

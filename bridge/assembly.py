@@ -234,10 +234,13 @@ class Bridge:
     def attach(self, *names: str) -> None:
         """Capture loggers that don't propagate to the root, e.g. ``b.attach("uvicorn", "uvicorn.access")``.
 
-        Harmless for those that do. :meth:`shutdown` undoes it.
+        Without names: those of uvicorn, gunicorn and hypercorn. Harmless for loggers that do propagate.
+        :meth:`shutdown` undoes it.
         """
+        from bridge.capture.loggers import SERVER_LOGGERS
+
         if self._attachment is not None:
-            for name in names:
+            for name in names or SERVER_LOGGERS:
                 self._attachment.attach_logger(name)
 
     def statistics(self) -> Statistics:

@@ -7,6 +7,8 @@
     ├── AddressUnavailable (OSError)   a host or port can't be bound
     └── AuditUnavailable (RuntimeError)  an audit event is not known to be durable, and the caller asked to hear it
 
+`bridge.record.filters` adds FilterError (ValueError): a client's filter can't be used as it was given.
+
 Data lives in attributes; ``str(error)`` is one line that names the value, the rule and the remedy.
 """
 

@@ -33,7 +33,7 @@ def fresh_logging() -> Iterator[None]:
 
 @contextmanager
 def standard_error() -> Iterator[io.StringIO]:
-    """What is written to standard error inside the block; a fixture can't do it, pytest puts its own back after setup."""
+    """What is written to standard error inside the block. No fixture: pytest puts its own back after the set-up."""
     text, before = io.StringIO(), sys.stderr
     sys.stderr = text
     try:

@@ -18,9 +18,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import bridge
-from bridge import diagnostics
-from bridge.record.event import LogEvent
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import (
     InMemoryLogRecordExporter,
@@ -29,6 +26,10 @@ from opentelemetry.sdk._logs.export import (
     SimpleLogRecordProcessor,
 )
 from opentelemetry.sdk.resources import Resource
+
+import bridge
+from bridge import diagnostics
+from bridge.record.event import LogEvent
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_SECONDS = 15.0
@@ -61,7 +62,7 @@ class Team:
     """A team's provider, with what its processors got."""
 
     def __init__(self) -> None:
-        self.memory = InMemoryLogRecordExporter()
+        self.memory: Any = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
         self.provider = new_provider(SimpleLogRecordProcessor(self.memory))
 
     def setup(self, **arguments: Any) -> bridge.Bridge:

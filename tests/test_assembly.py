@@ -9,15 +9,16 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import pytest
+from opentelemetry import _logs as otel_logs
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 
 import bridge
 from bridge import assembly
 from bridge.assembly import Statistics, current
 from bridge.errors import MissingDependency, SettingsError, SetupError
-from opentelemetry import _logs as otel_logs
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+from tests.logging_state import fresh_logging
 from tests.telemetry import (
     FakeExporter,
     Recorder,
@@ -50,7 +51,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.undo()
 
 
-# -- setup() ----------------------------------------------------------------------------------------------------------------
+# -- setup() ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_arguments_give_the_same_bridge(team: Team) -> None:
@@ -163,7 +164,7 @@ def test_without_capture_only_the_exporter_and_the_routes_work(team: Team) -> No
     assert b.statistics().captured == 0
 
 
-# -- the provider -----------------------------------------------------------------------------------------------------------
+# -- the provider -----------------------------------------------------------------------------------------------------
 
 
 def test_records_go_through_the_teams_provider_once(team: Team) -> None:
@@ -196,9 +197,7 @@ def test_a_name_that_can_not_be_given_is_told(team: Team) -> None:
     """The provider's resource stays what the team made it."""
     with said() as words:
         team.setup(service_name="other")
-    assert words == [
-        "WARNING service_name='other' has no effect: the LoggerProvider that was set before says 'shop'"
-    ]
+    assert words == ["WARNING service_name='other' has no effect: the LoggerProvider that was set before says 'shop'"]
     with said() as words:
         current().shutdown()  # type: ignore[union-attr]
         team.setup(service_name="shop")
@@ -240,7 +239,12 @@ def test_more_loggers_than_anybody_has(team: Team, monkeypatch: pytest.MonkeyPat
     """The memory of OpenTelemetry loggers is bounded."""
     made: list[str] = []
     get = team.provider.get_logger
-    monkeypatch.setattr(team.provider, "get_logger", lambda name: (made.append(name), get(name))[1])
+
+    def counted(name: str) -> Any:
+        made.append(name)
+        return get(name)
+
+    monkeypatch.setattr(team.provider, "get_logger", counted)
     b = team.setup()
     for number in range(10_003):
         b._handler.handle(logging.LogRecord(f"l{number}", 20, "p", 1, "m", (), None))  # type: ignore[union-attr]
@@ -249,9 +253,10 @@ def test_more_loggers_than_anybody_has(team: Team, monkeypatch: pytest.MonkeyPat
     assert len(made) == 10_004
 
 
-# -- statistics, flush, shutdown ---------------------------------------------------------------------------------------------
+# -- statistics, flush, shutdown --------------------------------------------------------------------------------------
 
 
+@fresh_logging()
 def test_statistics_are_a_snapshot(team: Team) -> None:
     """Everything captured, shown, left out and lost, at that moment."""
     b = team.setup(ignored_loggers="noisy")
@@ -282,7 +287,11 @@ def test_a_teams_flush_counts_and_its_deadline_is_ours() -> None:
     for answer, expected in ((lambda millis: True, True), (lambda millis: False, False), (fails, False)):
         with mock.patch.object(processor, "force_flush", answer):
             assert b.force_flush() is expected
-    with mock.patch.object(processor, "force_flush", lambda millis: gate.wait(30)):
+
+    def hangs(timeout_millis: int) -> bool:
+        return gate.wait(30)
+
+    with mock.patch.object(processor, "force_flush", hangs):
         began = time.monotonic()
         assert b.force_flush(0.1) is False
         assert time.monotonic() - began < 5
@@ -378,7 +387,12 @@ def test_overload_refuses_the_newest_and_lets_audit_pass() -> None:
     entered = threading.Event()
     team = Team()
     b = team.setup(queue_records=16)
-    with mock.patch.object(b._publisher._sink, "publish", lambda events: (entered.set(), gate.wait(30))):  # type: ignore[union-attr]
+
+    def hang(events: object) -> None:
+        entered.set()
+        gate.wait(30)
+
+    with mock.patch.object(b._publisher._sink, "publish", hang):  # type: ignore[union-attr]
         logger.info("first")
         assert entered.wait(10)
         for number in range(40):
@@ -393,7 +407,7 @@ def test_overload_refuses_the_newest_and_lets_audit_pass() -> None:
     assert b.statistics().dropped["queue_full"] >= 24
 
 
-# -- OTLP out ------------------------------------------------------------------------------------------------------------------
+# -- OTLP out ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_saying_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
 
     class Broken(logging.Handler):
-        def handle(self, record: logging.LogRecord) -> bool:  # type: ignore[override]
+        def handle(self, record: logging.LogRecord) -> bool:
             raise ValueError
 
     broken = Broken()

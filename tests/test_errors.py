@@ -37,7 +37,7 @@ EXAMPLES = [
 def test_an_error_is_one_line_and_survives_pickling(error: BridgeError, text: str) -> None:
     """Value, rule and remedy in words; the data in attributes, in another process as well."""
     assert str(error) == text
-    copy = pickle.loads(pickle.dumps(error))
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert type(copy) is type(error)
     assert (str(copy), vars(copy)) == (text, vars(error))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Final
 
+import msgspec
 from opentelemetry import context as otel_context
 from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.attributes import BoundedAttributes
 
 from bridge.capture.audit import AUDIT_EVENT, AuditEvent
 from bridge.capture.context import current_audit_context
@@ -57,6 +60,31 @@ def attribute_limit(environ: Mapping[str, str] = os.environ) -> int:
         if word.isdigit():
             return int(word)
     return _DEFAULT_ATTRIBUTE_LIMIT
+
+
+def _takes_mixed_sequences() -> bool:
+    """Whether this SDK keeps a sequence of several types; 1.39 made None of it, with a warning at every record."""
+    complaints = logging.getLogger("opentelemetry.attributes")
+    disabled, complaints.disabled = complaints.disabled, True
+    try:
+        return BoundedAttributes(attributes={"mixed": (1, "a")}).get("mixed") is not None
+    finally:
+        complaints.disabled = disabled
+
+
+_TAKES_MIXED_SEQUENCES: Final = _takes_mixed_sequences()
+
+
+def _uniform(value: AnyValue) -> AnyValue:
+    """``value`` with every sequence of several types as JSON text."""
+    if type(value) is dict:
+        return {key: _uniform(each) for key, each in value.items()}
+    if type(value) is tuple:
+        uniform = tuple(map(_uniform, value))  # of sequences within it, some may be text now and some not
+        if len({type(each) for each in uniform if each is not None}) > 1:
+            return msgspec.json.encode(value).decode()
+        return uniform
+    return value
 
 
 class _CallSite:
@@ -220,6 +248,8 @@ class Converter:
             else:
                 # One dict for both: the SDK makes its own copy, and nobody here writes to it any more.
                 otel_attributes = attributes
+        if not _TAKES_MIXED_SEQUENCES:
+            otel_attributes = {key: _uniform(value) for key, value in otel_attributes.items()}
         otel = LogRecord(
             timestamp=timestamp,
             observed_timestamp=observed,

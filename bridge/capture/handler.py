@@ -24,6 +24,7 @@ from bridge.record.classify import (
     audit_message_possible,
     is_audit,
     is_flagged,
+    is_wire_logger,
 )
 from bridge.record.event import ExceptionInfo
 from bridge.record.values import SCALARS, freeze, qualified_name, safe_repr, size_of
@@ -60,10 +61,6 @@ _MAX_NAMES: Final = 10_000
 
 # Events of audit_log() whose records, or copies of them, may still come by through a handler.
 _MAX_RECENT: Final = 16_384
-
-# The chatter of our own transport: one log line of ours would become frames, which become log lines, and so on.
-# Above DEBUG these loggers say one line a connection, which is worth seeing.
-_WIRE_LOGGERS: Final = ("uvicorn.error", "websockets", "hypercorn", "bridge.diagnostics")
 
 
 Captured: TypeAlias = tuple[dict[str, Any], Context, bool, int]
@@ -327,7 +324,7 @@ class CaptureHandler(logging.Handler):
             kind = _AUDIT
         elif _covers(self._ignored_loggers, text) or text == "bridge.diagnostics":
             kind = _IGNORED
-        elif _covers(_WIRE_LOGGERS, text):
+        elif is_wire_logger(text):
             kind = _WIRE
         if len(self._names) >= _MAX_NAMES:
             self._names.clear()

@@ -15,7 +15,14 @@ from bridge.record.message import encode_v2
 if TYPE_CHECKING:
     from bridge.record.filters import Filter
 
-__all__ = ["BATCH_BYTES", "Chunk", "join_frames", "make_batches", "text_frame"]
+__all__ = ["BATCH_BYTES", "CHUNK_BYTES", "Chunk", "RichEncoder", "join_frames", "make_batches", "text_frame"]
+
+# Clients at the live end are within a chunk or two of each other; those that catch up pay for themselves.
+_RICH_KEPT = 4_096
+_RICH_BYTES = 16 << 20
+
+# What goes to a client in one write, counted as version 1: worth its system call, and little to hold for a slow client.
+CHUNK_BYTES = 128 * 1024
 
 # One `batch` message holds at most this much: browsers parse a message in one go.
 BATCH_BYTES = 256 * 1024
@@ -52,23 +59,54 @@ def make_batches(records: Sequence[bytes]) -> list[bytes]:
     return batches
 
 
+class RichEncoder:
+    """Version 2 messages, each made once for all the filters that let its record through.
+
+    Remembers those of the newest records that were asked for, bounded by count and bytes.
+    """
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self._made: dict[int, bytes] = {}
+        self._bytes = 0
+
+    def __call__(self, entry: Entry) -> bytes:
+        """The message of ``entry``."""
+        made = self._made.get(entry.seq)
+        if made is None:
+            made = self._made[entry.seq] = encode_v2(entry.event, format_cursor(self.epoch, entry.seq))
+            self._bytes += len(made)
+            while len(self._made) > _RICH_KEPT or (self._bytes > _RICH_BYTES and len(self._made) > 1):
+                self._bytes -= len(self._made.pop(next(iter(self._made))))
+        return made
+
+
 class Chunk:
     """The records of one read that pass a filter, with the bytes made of them.
 
-    ``seq`` is the place after the read: past filtered records too. ``gaps`` are those of the streams that the filter
+    It ends early once it is large; ``seq`` is the place after it: past filtered records too. ``gaps`` are those of the streams that the filter
     lets through: who watches one stream hears nothing of gaps in the other.
     """
 
-    __slots__ = ("_epoch", "_joined", "_payloads", "entries", "gaps", "seq")
+    __slots__ = ("_encode", "_joined", "_payloads", "entries", "gaps", "seq")
 
-    def __init__(self, epoch: str, read: Read, filter: Filter) -> None:
-        self._epoch = epoch
-        self.entries: list[Entry] = (
-            read.entries if filter.is_everything else [entry for entry in read.entries if filter.matches(entry.event)]
-        )
+    def __init__(self, encode: RichEncoder, read: Read, filter: Filter) -> None:
+        self._encode = encode
+        self.entries: list[Entry] = []
         self.seq = read.seq
+        left = CHUNK_BYTES
+        matches = None if filter.is_everything else filter.matches
+        for entry in read.entries:
+            if matches is None or matches(entry.event):
+                self.entries.append(entry)
+                left -= len(entry.wire)
+                if left < 0:
+                    self.seq = entry.seq
+                    break
         self.gaps: list[Gap] = []
         for gap in read.gaps:
+            if gap.to > self.seq:
+                break
             system = gap.system if "system" in filter.streams else 0
             audit = gap.audit if "audit" in filter.streams else 0
             if system or audit:
@@ -105,10 +143,5 @@ class Chunk:
         """Messages for some of the entries."""
         if version == 1:
             return [entry.wire for entry in entries]
-        records = [record_v2(entry, self._epoch) for entry in entries]
+        records = [self._encode(entry) for entry in entries]
         return make_batches(records) if batch else records
-
-
-def record_v2(entry: Entry, epoch: str) -> bytes:
-    """An entry's version 2 message."""
-    return encode_v2(entry.event, format_cursor(epoch, entry.seq))

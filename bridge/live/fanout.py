@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeAlias
 
 from bridge.diagnostics import say_rarely
-from bridge.live.chunk import Chunk, join_frames
+from bridge.live.chunk import Chunk, RichEncoder, join_frames
 from bridge.live.hub import Hub
 from bridge.live.session import SessionV1
 from bridge.live.session_v2 import SessionV2
@@ -23,15 +23,13 @@ __all__ = ["FanOut", "FrameWriter", "JoinedClient", "PlainClient", "Session"]
 
 Session: TypeAlias = SessionV1 | SessionV2
 
-# Records read at a time. A chunk of small records is about 100 kB: large enough that a write is worth its system call,
-# small enough that a slow client holds little.
-_CHUNK_RECORDS: Final = 512
+# Records looked at for one chunk. Many, because a filter may let few of them through, and every write makes this thread
+# wait for its turn in a process that logs at full speed; few enough (1 ms of filtering) that nobody waits for long.
+_CHUNK_RECORDS: Final = 4_096
 
-# Chunks that a client may be given in one turn of the loop, so that one that catches up keeps nobody waiting.
-_CHUNKS_A_TURN: Final = 4
-
-# Chunks remembered, for clients that stand where another has just been.
-_CHUNKS_KEPT: Final = 64
+# Sends after which a task lets the loop run. asyncio and uvloop log a warning for the sixth write to a connection that
+# is lost and not known to be; it would become a record, and go to every other client.
+_SENDS_A_TURN: Final = 4
 
 TICK_SECONDS: Final = 0.5
 
@@ -56,14 +54,21 @@ class FrameWriter(Protocol):
 
 
 class FanOut:
-    """The clients of one hub on one event loop. Everything here runs on that loop."""
+    """The clients of one hub on one event loop. Everything here runs on that loop.
+
+    Clients are served in rounds: each gets one chunk, and those at the same place with the same filter get the same
+    one, even if more records have come since its first client was served. What has come waits for the next round; so
+    the busier the loop, the more records leave together.
+    """
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         self.hub = hub
         self.loop = loop
         self._clients: set[JoinedClient | PlainClient] = set()
         self._chunks: dict[tuple[int, str], Chunk] = {}
+        self._encode = RichEncoder(hub.epoch)
         self._timer: asyncio.TimerHandle | None = None
+        self._round_due = False
 
     def add(self, client: JoinedClient | PlainClient) -> None:
         """Serve a client from now on."""
@@ -78,6 +83,7 @@ class FanOut:
         if not self._clients:
             self.hub.unlisten(self.loop, self._on_records)
             self._chunks.clear()
+            self._encode = RichEncoder(self.hub.epoch)
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -90,15 +96,24 @@ class FanOut:
             read = self.hub.read(seq, _CHUNK_RECORDS)
             if not read.entries:
                 return None
-            found = Chunk(self.hub.epoch, read, filter)
-            while len(self._chunks) >= _CHUNKS_KEPT:
-                del self._chunks[next(iter(self._chunks))]
+            if self._encode.epoch != self.hub.epoch:
+                self._encode = RichEncoder(self.hub.epoch)
+            found = Chunk(self._encode, read, filter)
             self._chunks[key] = found
         return found
 
+    def again(self) -> None:
+        """There is more for some client: serve another round, after whatever else the loop has to do."""
+        if not self._round_due:
+            self._round_due = True
+            self.loop.call_soon(self._on_records)
+
     def _on_records(self) -> None:
+        self._round_due = False
+        self._chunks.clear()
         for client in tuple(self._clients):
             client.on_records()
+        self._chunks.clear()
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK_SECONDS, self._tick)
@@ -173,38 +188,32 @@ class JoinedClient:
         _finish(self.done)
 
     def _pump(self) -> None:
+        """Write what is due: answers, and one chunk of records."""
         session, writer, fan_out = self.session, self._writer, self._fan_out
-        turns = 0
-        while writer.writable and not self.done.done():
-            control = session.take_control()
-            if control:
-                writer.write(join_frames(control))
-            if not session.wants_records:
-                break
-            chunk = fan_out.chunk(session.filter, session.seq)
-            if chunk is None:
-                if fan_out.hub.closed:
-                    session.shut_down()
-                    continue
-                break
-            if turns == _CHUNKS_A_TURN:
-                fan_out.loop.call_soon(self.on_records)
-                break
-            turns += 1
+        if self.done.done() or not writer.writable:
+            return
+        head = session.take_control()
+        shared = b""
+        tail: list[bytes] = []
+        chunk = fan_out.chunk(session.filter, session.seq) if session.wants_records else None
+        if chunk is not None:
             _count_missed(fan_out.hub, chunk)
-            before, own, after = session.deliver(chunk, fan_out.loop.time())
+            before, own, tail = session.deliver(chunk, fan_out.loop.time())
+            head += before
             if own is None:
-                frames = chunk.joined(session.version, session.batch)
-                if before or after:
-                    frames = join_frames(before) + frames + join_frames(after)
+                shared = chunk.joined(session.version, session.batch)
             else:
-                frames = join_frames([*before, *own, *after])
-            if frames:
-                writer.write(frames)
+                head += own
+            if session.seq < fan_out.hub.end() or fan_out.hub.closed:
+                fan_out.again()
+        elif fan_out.hub.closed:
+            session.shut_down()
+        tail += session.take_control()
+        if head or tail:
+            writer.write(join_frames(head) + shared + join_frames(tail))
+        elif shared:
+            writer.write(shared)  # the very bytes that others get: nothing is copied
         if session.close is not None:
-            control = session.take_control()
-            if control and writer.writable:
-                writer.write(join_frames(control))
             _finish(self.done)
 
 
@@ -283,9 +292,11 @@ class PlainClient:
                     session.shut_down()
                     continue
                 messages += session.take_control()
-                for message in messages:
+                for number, message in enumerate(messages, 1):
                     self._sending_since = fan_out.loop.time()
                     await self._send_text(message.decode())
+                    if number % _SENDS_A_TURN == 0:
+                        await asyncio.sleep(0)
                 self._sending_since = None
                 if session.close is not None:
                     _finish(self.done)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from bridge.live.chunk import Chunk, record_v2
+from bridge.live.chunk import Chunk, RichEncoder
 from bridge.live.messages import (
     MAX_HISTORY,
     BadMessage,
@@ -345,7 +345,8 @@ class SessionV2:
                 return
             before = min(message.before.seq, source.end() + 1)
         found, reached = self._find_back(before - 1, message.limit, scan=_HISTORY_SCAN, size=_HISTORY_BYTES)
-        data = b",".join(record_v2(entry, source.epoch) for entry in reversed(found))
+        encode_record = RichEncoder(source.epoch)
+        data = b",".join(encode_record(entry) for entry in reversed(found))
         head = encode(
             "history", id=message.id, before=format_cursor(source.epoch, reached), more=reached > source.start() + 1
         )

@@ -139,6 +139,11 @@ class MonitorEndpoint:
         try:
             client.start()
             await asyncio.wait({reader, client.done}, return_when=asyncio.FIRST_COMPLETED)
+            failed = _look_at(client.done) if client.done.done() else None
+            if isinstance(failed, Exception) and _is_disconnect(failed):
+                # The peer is gone, and in a moment the server will say so. Were we back before it does, uvicorn would
+                # complain of a handshake that was never completed.
+                await asyncio.wait({reader}, timeout=_CLOSE_SECONDS)
         finally:
             client.stop()
             reader.add_done_callback(_look_at)

@@ -78,11 +78,16 @@ class _Writer:
     @property
     def writable(self) -> bool:
         protocol = self._protocol
-        return bool(protocol.can_write and not protocol.close_sent and not protocol.disconnected)
+        return bool(
+            protocol.can_write
+            and not protocol.close_sent
+            and not protocol.disconnected
+            and not protocol.transport.is_closing()
+        )
 
     def write(self, frames: bytes) -> None:
         protocol = self._protocol
-        if protocol.handshake_complete and not protocol.close_sent and not protocol.disconnected:
+        if protocol.handshake_complete and not protocol.close_sent and not protocol.transport.is_closing():
             protocol.transport.write(frames)
 
     def abort(self) -> None:

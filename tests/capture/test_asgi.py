@@ -29,7 +29,8 @@ def context_of(scope: MutableMapping[str, Any], **arguments: Any) -> AuditContex
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(current_audit_context())
 
-    anyio.run(AuditContextMiddleware(app, **arguments), scope, None, None)
+    middleware: Any = AuditContextMiddleware(app, **arguments)
+    anyio.run(middleware, scope, None, None)
     assert current_audit_context() == AuditContext()
     return seen[0]
 
@@ -123,7 +124,7 @@ def test_events_in_a_real_application_know_the_request(audit_events: RecordedEve
         client.get("/read")
         with client.websocket_connect("/ws"):
             pass
-    common = {"client.address": "testclient", "user_agent.original": "pytest", "request.id": "r1"}
+    common: Any = {"client.address": "testclient", "user_agent.original": "pytest", "request.id": "r1"}
     audit_events.assert_logged(action="role_grant", actor="u1", actor_type="user", **common)
     audit_events.assert_logged(action="read", session="s1", actor="test", actor_type="service", **common)
     audit_events.assert_logged(action="connect", session="s1", **common)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bridge.capture.attachment import RootAttachment
-from bridge.capture.handler import CaptureHandler, Captured
+from bridge.capture.handler import Captured, CaptureHandler
 from bridge.capture.intake import CallQueue, Drops
 from tests.logging_state import fresh_logging, standard_error
 from tests.telemetry import get_logger, said
@@ -207,7 +207,7 @@ def test_a_handler_that_was_taken_off_comes_back_at_a_check() -> None:
         assert ROOT.handlers == []
 
 
-# -- the last resort ------------------------------------------------------------------------------------------------------
+# -- the last resort --------------------------------------------------------------------------------------------------
 
 
 @fresh_logging()
@@ -265,7 +265,7 @@ def test_an_ignored_loggers_warning_still_goes_to_standard_error() -> None:
         assert it.messages() == []
 
 
-# -- loggers that don't propagate -------------------------------------------------------------------------------------------
+# -- loggers that don't propagate -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -330,7 +330,8 @@ def test_attached_loggers_stay_attached_through_a_configuration() -> None:
     with island() as logger, attached() as it:
         it.attachment.attach_logger("island")
         logging.config.dictConfig(
-            EMPTY | {"handlers": {"null": {"class": "logging.NullHandler"}}, "loggers": {"island": {"handlers": ["null"]}}}
+            EMPTY
+            | {"handlers": {"null": {"class": "logging.NullHandler"}}, "loggers": {"island": {"handlers": ["null"]}}}
         )
         logger.propagate = False
         logger.info("m")

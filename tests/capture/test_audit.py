@@ -26,7 +26,7 @@ Log = Callable[..., AuditReceipt]
 
 def log_async(*arguments: Any, **fields: Any) -> AuditReceipt:
     """audit_log_async() to its end."""
-    return asyncio.run(audit_log_async(*arguments, **fields))  # type: ignore[arg-type]
+    return asyncio.run(audit_log_async(*arguments, **fields))
 
 
 both = pytest.mark.parametrize("log", [audit_log, log_async])
@@ -124,7 +124,7 @@ def test_the_order_of_arguments_is_fixed() -> None:
         events.assert_logged(action="act", metadata={"a": 1}, level="WARNING")
 
 
-# -- the caller ---------------------------------------------------------------------------------------------------------
+# -- the caller -------------------------------------------------------------------------------------------------------
 
 
 def here() -> int:
@@ -133,7 +133,8 @@ def here() -> int:
 
 def test_the_caller_is_who_called(keeper: Keeper) -> None:
     """File, function and line are those of the call."""
-    audit_log(logger, "m"); line = here()  # noqa: E702
+    audit_log(logger, "m")
+    line = here() - 1
     (record,) = keeper.records
     assert (record.funcName, record.lineno, record.module) == ("test_the_caller_is_who_called", line, "test_audit")
 
@@ -191,7 +192,7 @@ def test_nothing_happens_before_the_async_form_is_awaited(audit_events: Recorded
     audit_events.assert_logged(times=1, actor="u1")
 
 
-# -- what can't hide an event ---------------------------------------------------------------------------------------------
+# -- what can't hide an event -----------------------------------------------------------------------------------------
 
 
 def hide_by_level() -> None:
@@ -262,13 +263,14 @@ def test_the_first_targets_receipt_is_the_callers() -> None:
     assert [event.id for event in one.events + two.events] == [receipt.id] * 2
 
 
-# -- fields and adapters ------------------------------------------------------------------------------------------------------
+# -- fields and adapters ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in STANDARD_FIELDS if name not in ("exc_info", "stack_info")])
 def test_a_field_named_like_one_of_loggings_own(name: str, audit_events: RecordedEvents, keeper: Keeper) -> None:
     """It is kept under another name, and logging's own stays what it is."""
-    audit_log(logger, "m", **{name: "mine"})
+    fields: dict[str, Any] = {name: "mine"}
+    audit_log(logger, "m", **fields)
     (record,) = keeper.records
     assert record.__dict__[f"audit_{name}"] == "mine"
     assert record.__dict__[name] != "mine"
@@ -279,9 +281,11 @@ def test_an_adapters_fields_are_the_events(audit_events: RecordedEvents) -> None
     """Of nested adapters all count, the outer one's first; the call's own count before them."""
     inner = logging.LoggerAdapter(logger, {"tenant": "t1", "zone": "z", "message": "x", "asctime": "y"})
     outer = logging.LoggerAdapter(inner, {"tenant": "t2", "user": "u"})
-    bare = logging.LoggerAdapter(outer, None)  # type: ignore[arg-type]  # allowed, and often done
+    bare = logging.LoggerAdapter(outer, None)  # allowed, and often done
     audit_log(bare, "m", user="call")
-    event = audit_events.assert_logged(times=1, tenant="t2", zone="z", user="call", audit_message="x", audit_asctime="y")
+    event = audit_events.assert_logged(
+        times=1, tenant="t2", zone="z", user="call", audit_message="x", audit_asctime="y"
+    )
     assert event.logger == "audit.role"
     assert event.message == "m"
 
@@ -309,7 +313,7 @@ def test_a_stack_can_be_asked_for(audit_events: RecordedEvents) -> None:
     assert "test_a_stack_can_be_asked_for" in str(audit_events[0].attributes["code.stacktrace"])
 
 
-# -- wrong types ---------------------------------------------------------------------------------------------------------------
+# -- wrong types ------------------------------------------------------------------------------------------------------
 
 
 class Hostile:
@@ -318,7 +322,7 @@ class Hostile:
     def _fail(self, *_: Any) -> NoReturn:
         raise ValueError("hostile")
 
-    __str__ = __repr__ = __bool__ = __len__ = __iter__ = __eq__ = __hash__ = _fail  # type: ignore[assignment]
+    __str__ = __repr__ = __bool__ = __len__ = __iter__ = __eq__ = __hash__ = _fail
 
 
 WRONG: list[Any] = [None, 17, 1.5, "x", b"x", [], {}, {"a": [1]}, True, object(), Hostile(), ValueError("x"), ("a",)]
@@ -353,7 +357,13 @@ def test_an_event_without_a_real_logger_has_a_name(given_logger: Any, name: str,
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(17, "17"), ("é", "é"), ("\ud800", "\\ud800"), ({"id": 1}, "{'id': 1}"), (uuid.UUID(int=1), str(uuid.UUID(int=1)))],
+    [
+        (17, "17"),
+        ("é", "é"),
+        ("\ud800", "\\ud800"),
+        ({"id": 1}, "{'id': 1}"),
+        (uuid.UUID(int=1), str(uuid.UUID(int=1))),
+    ],
 )
 def test_actor_and_target_become_text(value: Any, expected: str, audit_events: RecordedEvents) -> None:
     """Numbers, ids and records of any kind."""

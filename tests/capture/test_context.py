@@ -76,7 +76,7 @@ def test_contexts_reach_across_await_and_into_tasks() -> None:
         return current_audit_context().actor_id
 
     async def main() -> list[list[str]]:
-        return await asyncio.gather(act("a"), act("b"))
+        return list(await asyncio.gather(act("a"), act("b")))
 
     assert asyncio.run(main()) == [["a"] * 4, ["b"] * 4]
 

@@ -6,16 +6,16 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
+from opentelemetry import context as otel_context
+from opentelemetry._logs import SeverityNumber
 
 from bridge.capture.audit import AUDIT_EVENT, AuditEvent
 from bridge.capture.context import audit_context
-from bridge.capture.convert import Converted, Converter, attribute_limit
-from bridge.capture.handler import CaptureHandler, Captured
+from bridge.capture.convert import Converted, Converter, _uniform, attribute_limit
+from bridge.capture.handler import Captured, CaptureHandler
 from bridge.capture.intake import CallQueue, Drops
 from bridge.record.event import UNSET
 from bridge.record.redact import NO_REDACTION, Redactor
-from opentelemetry import context as otel_context
-from opentelemetry._logs import SeverityNumber
 
 SECOND = 1_000_000_000
 CREATED = 1_759_948_245.123
@@ -204,7 +204,22 @@ def test_a_long_message_is_cut_for_the_live_view_only() -> None:
     assert converted.otel.body == "x" * 2_000
 
 
-# -- audit records ------------------------------------------------------------------------------------------------------
+def test_long_attributes_are_cut_for_the_live_view_only() -> None:
+    """A text is cut, a large container gives way to its size; OpenTelemetry gets all of it."""
+    fields = {"text": "x" * 3_000, "deep": {"a": ["y" * 3_000]}, "small": 1}
+    converted = convert(capture(**fields))
+    assert converted.event.attributes["text"] == "x" * 1_000 + "… [cut: 3000 characters]"
+    assert str(converted.event.attributes["deep"]).startswith("… [cut: about ")
+    assert converted.event.attributes["small"] == 1
+    assert otel_attributes(converted)["text"] == "x" * 3_000
+    for metadata in ({"k": "x" * 3_000}, "x" * 3_000):
+        event = convert(audit(action="y" * 3_000, metadata=metadata)).event
+        assert "[cut: 3000 characters]" in str(event.action)
+        assert "[cut: 3000 characters]" in str(event.metadata)
+    assert convert(audit(big="x" * 3_000)).event.action is UNSET
+
+
+# -- audit records ----------------------------------------------------------------------------------------------------
 
 
 def audit(event: AuditEvent | None = None, /, **fields: Any) -> Captured:
@@ -322,7 +337,7 @@ def test_an_extra_with_the_events_key_is_an_extra() -> None:
     assert otel_attributes(convert(audit(**{AUDIT_EVENT: {"id": 1}})))[AUDIT_EVENT] == {"id": 1}
 
 
-# -- limits -------------------------------------------------------------------------------------------------------------
+# -- limits -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -363,6 +378,31 @@ def test_metadata_with_very_many_keys_becomes_one_attribute() -> None:
     assert converted.event.metadata == metadata
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("text", "text"),
+        ((1, 2, None), (1, 2, None)),
+        ((1, "a"), '[1,"a"]'),
+        ((1, 2.5), "[1,2.5]"),
+        (((1, "a"), (1, 2)), '[[1,"a"],[1,2]]'),
+        (((1, "a"), (2, "b")), ('[1,"a"]', '[2,"b"]')),
+        ({"a": {"b": ((1,), {"c": b"x"})}}, {"a": {"b": '[[1],{"c":"eA=="}]'}}),
+    ],
+)
+def test_an_sdk_that_takes_no_mixed_sequences_gets_text(value: Any, expected: Any) -> None:
+    """Nothing of them is lost; what is uniform stays."""
+    assert _uniform(value) == expected
+
+
+def test_the_sdk_is_asked_whether_it_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of records reach it whole."""
+    monkeypatch.setattr("bridge.capture.convert._TAKES_MIXED_SEQUENCES", False)
+    converted = convert(capture(value=[1, "a"]))
+    assert otel_attributes(converted)["value"] == '[1,"a"]'
+    assert converted.event.attributes["value"] == (1, "a")
+
+
 def test_call_sites_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code made at run time does not fill the memory."""
     monkeypatch.setattr("bridge.capture.convert._MAX_CALL_SITES", 3)
@@ -372,7 +412,7 @@ def test_call_sites_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatc
     assert len(made._sites) <= 3
 
 
-# -- chatter of exporters -------------------------------------------------------------------------------------------------
+# -- chatter of exporters ---------------------------------------------------------------------------------------------
 
 
 SUPPRESSED = otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True)
@@ -422,7 +462,7 @@ def test_records_of_export_threads_are_shown_and_not_exported() -> None:
     assert convert(in_export(capture()), own_threads=own).exportable is False
 
 
-# -- the last resort ----------------------------------------------------------------------------------------------------
+# -- the last resort --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

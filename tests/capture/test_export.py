@@ -7,14 +7,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
-
-from bridge.capture.export import CountingBatchProcessor, ProcessorSwitch
-from bridge.capture.intake import Drops
 from opentelemetry import context as otel_context
 from opentelemetry._logs import LogRecord
 from opentelemetry.sdk._logs import ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
+
+from bridge.capture.export import CountingBatchProcessor, ProcessorSwitch
+from bridge.capture.intake import Drops
 from tests.telemetry import FakeExporter, said, wait_until
 
 SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
@@ -80,7 +80,7 @@ def test_a_batch_goes_when_it_is_full() -> None:
 
 def test_a_batch_goes_after_its_delay() -> None:
     """A few records do not wait for more for ever."""
-    with processing(**QUICK) as (processor, _, _):
+    with processing(OTEL_BLRP_SCHEDULE_DELAY="1") as (processor, _, _):
         processor.on_emit(record())
         wait_until(lambda: processor.exported == 1)
 

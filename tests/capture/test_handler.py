@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from bridge.capture.audit import AUDIT_EVENT, AuditEvent, audit_log, targets
 from bridge.capture.handler import (
     FORMAT_ERROR,
-    CaptureHandler,
     Captured,
+    CaptureHandler,
     format_message,
     freeze_exception,
 )
@@ -65,7 +65,7 @@ class Mute:
     __repr__ = __str__
 
 
-# -- messages -----------------------------------------------------------------------------------------------------
+# -- messages ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_bad_format_found_at_the_call_is_noted(fixture: Fixture) -> None:
     assert fields[FORMAT_ERROR].startswith("TypeError")
 
 
-# -- system or audit ------------------------------------------------------------------------------------------------
+# -- system or audit --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -427,9 +427,7 @@ def test_warnings_below_our_level_are_still_told_of(level: int, record_level: in
     assert len(told) == warned
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"name": "noisy"}, {"is_audit": True, "audit_record_id": "known"}, {"msg": "m"}]
-)
+@pytest.mark.parametrize("arguments", [{"name": "noisy"}, {"is_audit": True, "audit_record_id": "known"}, {"msg": "m"}])
 def test_a_warning_is_told_of_whether_it_is_captured_or_not(arguments: dict[str, Any]) -> None:
     """An ignored logger's warning, and that of an event captured before, are warnings all the same."""
     fixture = Fixture(ignored_loggers=("noisy",))
@@ -455,7 +453,7 @@ def test_a_change_of_the_roots_handlers_is_noticed(fixture: Fixture) -> None:
     assert changes == [True]
 
 
-# -- bounds -------------------------------------------------------------------------------------------------------------
+# -- bounds -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_full_queue_refuses_the_newest_system_records() -> None:
@@ -538,7 +536,7 @@ def test_a_small_record_is_not_weighed(fixture: Fixture) -> None:
     assert large == 0
 
 
-# -- robustness ---------------------------------------------------------------------------------------------------------
+# -- robustness -------------------------------------------------------------------------------------------------------
 
 
 def test_a_record_that_is_broken_is_counted_and_told(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -616,7 +614,7 @@ def test_threads_lose_nothing(fixture: Fixture) -> None:
         assert [index for each, index in seen if each == number] == list(range(2_000))
 
 
-# -- audit_log() --------------------------------------------------------------------------------------------------------
+# -- audit_log() ------------------------------------------------------------------------------------------------------
 
 
 def test_an_event_is_captured_once_and_its_record_and_copies_are_known(fixture: Fixture) -> None:

@@ -19,7 +19,12 @@ def test_drops_are_counted_by_reason() -> None:
 def test_drops_lose_no_count_between_threads() -> None:
     """Threads that count at once all count."""
     drops = Drops()
-    threads = [threading.Thread(target=lambda: [drops.add("a") for _ in range(5_000)]) for _ in range(4)]
+
+    def count() -> None:
+        for _ in range(5_000):
+            drops.add("a")
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -76,7 +81,12 @@ def test_wake_ends_a_wait_and_calls_the_hook() -> None:
     called: list[bool] = []
     queue.on_wake = lambda: called.append(True)
     woken = threading.Event()
-    thread = threading.Thread(target=lambda: (queue.wait(30.0), woken.set()))
+
+    def sleep() -> None:
+        queue.wait(30.0)
+        woken.set()
+
+    thread = threading.Thread(target=sleep)
     thread.start()
     queue.wake()
     queue.wake()

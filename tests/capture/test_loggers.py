@@ -8,7 +8,6 @@ import json
 import logging
 import logging.config
 import os
-import subprocess
 import sys
 import threading
 import urllib.request
@@ -27,14 +26,14 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import bridge
 import bridge.assembly  # the fixture that forgets process-wide state after each test works through it
-from bridge.capture import audit
+from bridge.capture import audit, loggers
 from bridge.capture.handler import CaptureHandler
 from bridge.capture.intake import CallQueue, Drops
 from bridge.capture.loggers import SERVER_LOGGERS, loguru_sink, structlog_processor, with_request
 from bridge.record.event import UNSET, LogEvent
 from bridge.testing import RecordedEvents, record_events
 from tests.logging_state import fresh_logging
-from tests.serving import kept_loggers, serve
+from tests.serving import kept_loggers, run_python, serve
 from tests.telemetry import messages, shown
 
 HERE = __file__
@@ -441,10 +440,29 @@ def test_without_a_bridge_nothing_happens() -> None:
 
 
 def test_neither_library_is_imported() -> None:
-    script = (
+    done = run_python(
         "import sys, bridge.capture.loggers; sys.exit(not {'structlog', 'loguru', 'uvicorn'}.isdisjoint(sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_line_has_in_common_is_not_its_process(
+    recorded: RecordedEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a forked child."""
+    log = native()
+    for process in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        log.info("x")
+    assert [event.attributes["process.pid"] for event in recorded.system] == [1, 2]
+
+
+def test_what_lines_have_in_common_is_bounded(recorded: RecordedEvents, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loggers, "_MAX_SITES", 3)
+    for number in range(10):
+        native().info("x", logger=f"shop.{number}")
+        assert len(loggers._sites) <= 3 or number == 0
+    assert [event.logger for event in recorded.system] == [f"shop.{number}" for number in range(10)]
 
 
 def test_several_bridges_over_time() -> None:

@@ -105,7 +105,10 @@ def test_multiprocessing_is_hooked_once_it_is_there() -> None:
     """Its children end by os._exit(), so their own finalizers tell of the end."""
     import multiprocessing.util as util
 
-    with mock.patch.object(process, "_multiprocessing_hooked", False), mock.patch.object(util, "register_after_fork") as hook:
+    with (
+        mock.patch.object(process, "_multiprocessing_hooked", False),
+        mock.patch.object(util, "register_after_fork") as hook,
+    ):
         process._hook_multiprocessing()
         process._hook_multiprocessing()
     hook.assert_called_once_with(process._anchor, process._in_multiprocessing_child)

@@ -39,7 +39,7 @@ class Screen:
 class Parts:
     """A handler, the two workers behind it and what they made."""
 
-    def __init__(self, emit: Callable[[str, Any], None] | None = None, *, room: int = 1_000, **publisher: Any) -> None:
+    def __init__(self, emit: Callable[[str, Any], Any] | None = None, *, room: int = 1_000, **publisher: Any) -> None:
         self.queue: CallQueue[Any] = CallQueue(10_000, 1 << 20)
         self.drops = Drops()
         self.screen = Screen()
@@ -177,7 +177,12 @@ def test_a_hanging_processor_bounds_its_queue() -> None:
     """The newest system records are refused and counted; audit records have twice the room."""
     gate = threading.Event()
     started = threading.Event()
-    parts = Parts(emit=lambda name, record: (started.set(), gate.wait(30.0)), room=4)
+
+    def hang(name: str, record: Any) -> None:
+        started.set()
+        gate.wait(30.0)
+
+    parts = Parts(emit=hang, room=4)
     parts.processors.put([Export(copy_context(), "app", mock.Mock(), False, 0)])
     assert started.wait(10.0)
     system = Export(copy_context(), "app", mock.Mock(), False, 0)
@@ -194,7 +199,12 @@ def test_a_hanging_processor_bounds_its_bytes() -> None:
     """Large records, wherever their size sits, are bounded by bytes and give them back."""
     gate = threading.Event()
     started = threading.Event()
-    parts = Parts(emit=lambda name, record: (started.set(), gate.wait(30.0)))
+
+    def hang(name: str, record: Any) -> None:
+        started.set()
+        gate.wait(30.0)
+
+    parts = Parts(emit=hang)
     parts.log()
     assert started.wait(10.0)
     for _ in range(4):

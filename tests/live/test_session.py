@@ -1,6 +1,6 @@
 """Version 1 of the conversation."""
 
-from bridge.live.chunk import Chunk
+from bridge.live.chunk import Chunk, RichEncoder
 from bridge.live.hub import Hub
 from bridge.live.session import CLOSE_GOING_AWAY, CLOSE_TOO_BIG, CLOSE_TOO_SLOW, MAX_CLIENT_TEXT, SessionV1
 from bridge.record.event import LogEvent
@@ -24,7 +24,7 @@ def events(count: int, *, audit: bool = False) -> list[LogEvent]:
 
 
 def chunk(hub: Hub, session: SessionV1, limit: int = 100) -> Chunk:
-    return Chunk(hub.epoch, hub.read(session.seq, limit), session.filter)
+    return Chunk(RichEncoder(hub.epoch), hub.read(session.seq, limit), session.filter)
 
 
 def connected(hub: Hub, filter: Filter = MATCH_ALL) -> SessionV1:

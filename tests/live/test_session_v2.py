@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.live.chunk import Chunk
+from bridge.live.chunk import Chunk, RichEncoder
 from bridge.live.hub import Hub
 from bridge.live.messages import BadMessage, format_cursor, parse_cursor
 from bridge.live.session_v2 import HEARTBEAT_SECONDS, Options, SessionV2, parse_options
@@ -48,7 +48,7 @@ def pump(session: SessionV2, hub: Hub, now: float = 0.0, chunks: int = 1_000, li
     """What a shell with a working socket would send now."""
     sent = session.take_control()
     while session.wants_records and chunks > 0 and (read := hub.read(session.seq, limit)).entries:
-        chunk = Chunk(hub.epoch, read, session.filter)
+        chunk = Chunk(RichEncoder(hub.epoch), read, session.filter)
         chunks -= 1
         before, own, after = session.deliver(chunk, now)
         sent += [*before, *(chunk.payloads(2, session.batch) if own is None else own), *after]

@@ -19,19 +19,15 @@ TIME = 1_759_948_245_123_456_789
 
 
 def event(**fields: Any) -> LogEvent:
-    return LogEvent(
-        **(
-            {
-                "timestamp": TIME,
-                "observed_timestamp": TIME,
-                "severity_number": 9,
-                "level": "INFO",
-                "logger": "shop.server",
-                "message": "m",
-            }
-            | fields
-        )
-    )
+    common: dict[str, Any] = {
+        "timestamp": TIME,
+        "observed_timestamp": TIME,
+        "severity_number": 9,
+        "level": "INFO",
+        "logger": "shop.server",
+        "message": "m",
+    }
+    return LogEvent(**(common | fields))
 
 
 def test_a_system_record_is_exactly_this() -> None:

@@ -319,6 +319,7 @@ async def test_a_client_that_vanishes(error: Exception, at: str, hub: Hub, endpo
 
     def vanish(message: Message) -> None:
         if message["type"] == at:
+            client.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
             raise error
 
     before = asyncio.all_tasks()
@@ -330,6 +331,51 @@ async def test_a_client_that_vanishes(error: Exception, at: str, hub: Hub, endpo
         hub.publish([event("1")])
     await client.end()
     assert (hub.clients, asyncio.all_tasks() - before) == (0, set())
+
+
+async def test_it_ends_after_the_server_knows(hub: Hub, endpoint: MonitorEndpoint) -> None:
+    """If a send fails the connection is given back when the server knows that the peer is gone, not before."""
+
+    def vanish(message: Message) -> None:
+        if message["type"] == "websocket.send":
+            failed.set()
+            raise ConnectionResetError
+
+    failed = asyncio.Event()
+    client = Client()
+    client.on_send = vanish
+    client.start(endpoint)
+    await client.accepted()
+    hub.publish([event("1")])
+    await failed.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert client.task is not None
+    assert not client.task.done()
+    await client.leave()
+
+
+async def test_the_loop_runs_between_sends(hub: Hub, endpoint: MonitorEndpoint) -> None:
+    """A send that never waits lets the loop run often enough to learn that a connection is lost."""
+    client = Client()
+    turns: list[int] = []
+    turn = 0
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    client.on_send = lambda message: turns.append(turn)
+    client.start(endpoint)
+    await client.accepted()
+    hub.publish([event(str(number)) for number in range(100)])
+    await client.until(lambda: len(client.texts()) == 100)
+    counting.cancel()
+    assert max(turns.count(each) for each in turns) <= 5
+    await client.leave()
 
 
 @pytest.mark.parametrize("at", ["websocket.accept", "websocket.send"])
