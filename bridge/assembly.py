@@ -313,6 +313,8 @@ class Bridge:
 
     def after_fork(self) -> None:
         """In a forked child: start anew, with nothing that is the parent's."""
+        global _setup_lock
+        _setup_lock = threading.RLock()  # another thread may have been in setup() or shutdown()
         self._lock = threading.RLock()
         self._hub.after_fork()
         if self._publisher is not None:

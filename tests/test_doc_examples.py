@@ -7,7 +7,7 @@ go on running until the end of the page, or until the page starts it anew. Versi
 be printed by a command of the page, times apart.
 
 Ports are exchanged for free ones; a page that sends to 4318 finds a collector there. `make` and `pip` are not run, but
-checked.
+checked; `curl` and `jq` are played, and `node` is left out where there is none with a WebSocket.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,8 @@ from websockets.sync.client import connect
 import bridge
 from bridge import assembly
 from bridge.cli import parser as command_line
+from bridge.server.standalone import StandaloneServer, bind
+from tests.serving import eventually, kept_loggers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -135,8 +138,41 @@ def curl(words: list[str]) -> str:
         connection.close()
 
 
+JQ = """
+import json, sys
+assert sys.argv[1] == "-r"
+for line in sys.stdin:
+    value = json.loads(line)
+    for key in sys.argv[2].split(".")[1:]:
+        value = None if value is None else value.get(key)
+    print(value if isinstance(value, str) else json.dumps(value), flush=True)
+"""
+"""As much of jq as the pages need: a path."""
+
+
+@cache
+def node() -> list[str] | None:
+    """A Node that has a WebSocket, as a command."""
+    found = shutil.which("node")
+    for options in ([], ["--experimental-websocket"]):
+        if found and not subprocess.run(
+            [found, *options, "-e", "new WebSocket('ws://127.0.0.1:9').onerror = () => process.exit(0)"],
+            capture_output=True,
+            check=False,
+        ).returncode:
+            return [found, *options, "--no-warnings"]
+    return None
+
+
 def executable(words: list[str]) -> list[str]:
+    if "|" in words:
+        at = words.index("|")
+        return ["sh", "-c", f"{shlex.join(executable(words[:at]))} | {shlex.join(executable(words[at + 1 :]))}"]
     match words:
+        case ["jq", *rest]:
+            return [sys.executable, "-c", JQ, *rest]
+        case ["node", script] if runs := node():
+            return [*runs, script]
         case ["python", *rest]:
             return [sys.executable, *rest]
         case ["pytest" | "uvicorn" | "gunicorn", *rest]:
@@ -341,6 +377,8 @@ class PageRun:
             check_make(words)
         elif words[0] == "pip":
             check_pip(words)
+        elif words[0] == "node" and node() is None:
+            assert (self.folder / words[1]).exists()
         elif words[0] == "curl":
             output = curl(words)
             assert prints(output, command.output), output
@@ -392,8 +430,8 @@ def running(tmp_path: Path) -> Iterator[Any]:
     """Starts processes that end with the test."""
     with ExitStack() as cleanup:
 
-        def start(*words: str) -> Running:
-            process = Running([sys.executable, *words], tmp_path)
+        def start(*words: str, command: Sequence[str] = (sys.executable,)) -> Running:
+            process = Running([*command, *words], tmp_path)
             cleanup.callback(process.stop)
             return process
 
@@ -412,6 +450,57 @@ def test_readme_shows_what_its_service_sends(tmp_path: Path, running: Any) -> No
         curl(["curl", "-X", "POST", f"http://127.0.0.1:{port}/roles/u17"])
         received = messages_in("\n".join(str(client.recv(timeout=10)) for _ in shown))
     assert received == shown
+
+
+# -- clients that come back ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(app: Any, port: int) -> Iterator[int]:
+    """The bridge's own server, for as long as the block."""
+    server = StandaloneServer(app, bind("127.0.0.1", port, token=None))
+    server.start()
+    eventually(lambda: server.started)
+    try:
+        yield server.port
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("title", ["follow.py", "follow.mjs"])
+def test_client_comes_back(title: str, tmp_path: Path, running: Any) -> None:
+    """Each record is printed once, in order; what was gone when the client came back is told where it is missing."""
+    command = [sys.executable] if title.endswith(".py") else node()
+    if command is None:
+        pytest.skip("platform: there is no node with a WebSocket")
+    page = ROOT / "docs" / "howto" / "write-a-client.md"
+    (source,) = [block.text for block in blocks_of(page) if block.title == title]
+    log = logging.getLogger("shop")
+    with untouched_logging(), kept_loggers("shop"):
+        log.setLevel(logging.INFO)
+        b = bridge.setup(ring_system_records=4)
+
+        def logged(first: int, last: int) -> None:
+            for number in range(first, last + 1):
+                log.info("n=%d", number)
+            assert b.force_flush()
+
+        logged(1, 4)
+        with served(b.app, 0) as port:
+            (tmp_path / title).write_text(source.replace("8765", str(port)))
+            client = running(str(tmp_path / title), command=command)
+            client.wait_for(["…n=4…"])
+            logged(5, 6)
+            client.wait_for(["…n=6…"])
+        logged(7, 12)
+        with served(b.app, port):
+            client.wait_for(["…n=12…"])
+            logged(13, 13)
+            client.wait_for(["…n=13…"])
+            client.stop()
+        b.shutdown()
+    printed = [match[1] or match[2] for match in re.finditer(r"n=(\d+)|(missing: .*)", client.output)]
+    assert printed == [*"123456", "missing: evicted 2 0", "9", "10", "11", "12", "13"]
 
 
 # -- examples/ --------------------------------------------------------------------------------------------------------

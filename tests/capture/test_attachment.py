@@ -317,7 +317,8 @@ def test_attached_loggers_respect_our_level() -> None:
 
 @fresh_logging()
 def test_an_attached_loggers_warning_still_goes_to_standard_error() -> None:
-    """With no handler but ours on its way, Python's last resort is used."""
+    """With no handler but ours on its way, which ends before the root logger's, Python's last resort is used."""
+    ROOT.addHandler(logging.NullHandler())
     with island() as logger, attached() as it, standard_error() as text:
         it.attachment.attach_logger("island")
         logger.warning("loud")

@@ -388,6 +388,7 @@ def test_a_forked_child_starts_anew() -> None:
 def test_a_thread_that_finds_itself_in_a_child_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that forked goes on in the parent only."""
     parts = Parts()
+    parts.publisher._processors = None
     parts.log()
     assert parts.flush() is True
     thread = parts.publisher._thread
@@ -397,4 +398,3 @@ def test_a_thread_that_finds_itself_in_a_child_ends(monkeypatch: pytest.MonkeyPa
     thread.join(10.0)
     assert thread.is_alive() is False
     monkeypatch.undo()
-    parts.processors.stop(10.0)

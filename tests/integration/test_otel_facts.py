@@ -365,6 +365,9 @@ def test_two_handlers_are_two_copies_if_asked(team: Team) -> None:
     with instrumented(team) as added:
         b = team.setup(replace_handlers=False)
         assert set(added) <= set(logging.getLogger().handlers)
+        logger.warning("m")
+        assert b.force_flush() is True
+        assert team.bodies == ["m"] * (1 + len(added))
         b.shutdown()
 
 

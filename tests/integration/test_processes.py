@@ -165,11 +165,11 @@ def test_no_lock_of_the_parents_can_block_a_child(tmp_path: Path) -> None:
             if pid == 0:
                 signal.alarm(10)
                 log.info("x" * 5000)
-                b.force_flush(0.2)
+                b.force_flush(0.1)
                 diagnostics.say_rarely("child", logging.DEBUG, "m")
                 b._drops.add("x")
                 b.statistics()
-                b.shutdown(0.2)
+                b.shutdown(0.1)
                 os._exit(0 if [message[0] for message in messages(b)] == ["x"] else 1)
             release.set()
             thread.join()
