@@ -11,27 +11,24 @@ import logging
 import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from opentelemetry import _logs as otel_logs
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 
 from bridge.capture import audit
 from bridge.capture.attachment import RootAttachment
 from bridge.capture.convert import Converter
-from bridge.capture.export import CountingBatchProcessor, ProcessorSwitch
+from bridge.capture.export import CountingBatchProcessor
 from bridge.capture.handler import CaptureHandler
 from bridge.capture.intake import CallQueue, Drops
 from bridge.capture.process import watch_process
 from bridge.capture.publisher import ProcessorWorker, Publisher
 from bridge.diagnostics import _forget as _forget_diagnostics
 from bridge.diagnostics import say
-from bridge.errors import MissingDependency, SettingsError, SetupError
-from bridge.live.exporter import LiveTap, WebSocketLogRecordExporter, mark_shown
+from bridge.errors import SetupError
+from bridge.live.exporter import WebSocketLogRecordExporter, mark_shown
 from bridge.live.hub import Hub, _forget_process_hub, process_hub
-from bridge.record.redact import NO_REDACTION, Redactor
+from bridge.otlp import otlp_endpoint, otlp_exporter
+from bridge.provider import OwnProvider, find_provider, is_rival, switch_of, tap_of
+from bridge.record.redact import redactor_for
 from bridge.record.values import freeze
 from bridge.settings import Settings, unknown_names
 
@@ -118,21 +115,21 @@ class Bridge:
             audit_records=settings.ring_audit_records,
             audit_bytes=settings.ring_audit_bytes,
         )
-        redactor = make_redactor(settings)
+        redactor = redactor_for(settings)
         own_threads: set[int] = set()
 
-        provider, ours = _find_provider(settings, self._environ, self._undo)
+        provider, ours = find_provider(settings, self._environ, self._undo)
         self._provider = provider
-        endpoint = _otlp_endpoint(settings, self._environ, ours)
+        endpoint = otlp_endpoint(settings, self._environ, ours)
         if endpoint is not None:
             self._otlp = CountingBatchProcessor(
-                lambda: _otlp_exporter(endpoint, settings, self._environ),
+                lambda: otlp_exporter(endpoint, settings, self._environ),
                 self._drops,
                 environ=self._environ,
                 own_threads=own_threads,
             )
 
-        tap = _tap(provider)
+        tap = tap_of(provider)
         tap.connect(
             WebSocketLogRecordExporter(
                 hub, redactor=redactor, rules=settings.audit_rules, text_chars=settings.live_text_chars
@@ -140,7 +137,7 @@ class Bridge:
         )
         self._undo.append(lambda: tap.connect(None))
         if self._otlp is not None:
-            switch = _switch(provider)
+            switch = switch_of(provider)
             switch.connect(self._otlp)
             self._undo.append(lambda: switch.connect(None))
 
@@ -177,7 +174,7 @@ class Bridge:
             ignored_loggers=settings.ignored_loggers,
         )
         self._attachment = RootAttachment(
-            handler, is_rival=(lambda other: _is_rival(other, provider)) if settings.replace_handlers else None
+            handler, is_rival=(lambda other: is_rival(other, provider)) if settings.replace_handlers else None
         )
         self._publisher = Publisher(
             queue,
@@ -186,7 +183,7 @@ class Bridge:
             self._drops,
             processors=self._processors,
             mark=lambda record: mark_shown(record, hub),
-            wanted=lambda: self._otlp is not None or not isinstance(provider, _OwnProvider) or provider.has_processors,
+            wanted=lambda: self._otlp is not None or not isinstance(provider, OwnProvider) or provider.has_processors,
             on_idle=self._attachment.check,
         )
         self._attachment.attach()
@@ -334,7 +331,6 @@ class Bridge:
 # -- one bridge a process -----------------------------------------------------------------------------------------
 
 _current: Bridge | None = None
-_current_arguments: dict[str, Any] = {}
 _setup_lock = threading.RLock()
 
 
@@ -347,7 +343,7 @@ def setup(**arguments: Any) -> Bridge:
 
     Raises :class:`SettingsError` for a bad setting and :class:`SetupError` if it was called with others before.
     """
-    global _current, _current_arguments
+    global _current
     with _setup_lock:
         environ = dict(os.environ)
         settings = Settings.from_env(environ, **arguments)
@@ -396,167 +392,6 @@ def reset_for_tests() -> None:
     audit.targets.clear()
     _forget_process_hub()
     _forget_diagnostics()
-
-
-class _OwnProvider(LoggerProvider):
-    """The provider that setup() makes. It knows whether anybody but us stands on it.
-
-    While nobody does, handing every record to it would cost 12 µs a record for a tap that skips them all.
-    """
-
-    has_processors = False
-
-    def add_log_record_processor(self, log_record_processor: Any) -> None:
-        if not isinstance(log_record_processor, LiveTap | ProcessorSwitch):
-            self.has_processors = True
-        super().add_log_record_processor(log_record_processor)
-
-
-# -- the provider -------------------------------------------------------------------------------------------------
-
-_made: weakref.WeakSet[Any] = weakref.WeakSet()  # providers that setup() made, and may use again
-_taps: weakref.WeakKeyDictionary[Any, LiveTap] = weakref.WeakKeyDictionary()
-_switches: weakref.WeakKeyDictionary[Any, ProcessorSwitch] = weakref.WeakKeyDictionary()
-
-
-def _find_provider(
-    settings: Settings, environ: dict[str, str], undo: list[Callable[[], None]]
-) -> tuple[LoggerProvider, bool]:
-    """The provider to use, and whether setup() made it."""
-    given = settings.logger_provider
-    if given is not None:
-        if not isinstance(given, LoggerProvider):
-            raise SettingsError(
-                "logger_provider", given, "must be an opentelemetry.sdk._logs.LoggerProvider", "or leave it out"
-            )
-        _warn_of_ignored_name(settings, given)
-        return given, False
-    present = otel_logs.get_logger_provider()
-    if isinstance(present, LoggerProvider):
-        if present not in _made:
-            _warn_of_ignored_name(settings, present)
-            return present, False
-        if present.resource.attributes == _resource(settings).attributes:
-            return present, True
-    provider = _OwnProvider(resource=_resource(settings))
-    _made.add(provider)
-    if isinstance(present, LoggerProvider):
-        # OpenTelemetry lets the global provider be set once. Ours serves logging; the old one still shows what the
-        # native Logs API says, under its own resource.
-        tap = _tap(present)
-        tap.connect(WebSocketLogRecordExporter(redactor=make_redactor(settings), rules=settings.audit_rules))
-        undo.append(lambda: tap.connect(None))
-        say(
-            logging.INFO, "the global LoggerProvider of an earlier setup() stays, with its resource, for native records"
-        )
-    else:
-        otel_logs.set_logger_provider(provider)
-    return provider, True
-
-
-def _warn_of_ignored_name(settings: Settings, provider: LoggerProvider) -> None:
-    theirs = provider.resource.attributes.get(SERVICE_NAME)
-    if settings.service_name is not None and settings.service_name != theirs:
-        say(
-            logging.WARNING,
-            "service_name=%r has no effect: the LoggerProvider that was set before says %r",
-            settings.service_name,
-            theirs,
-        )
-
-
-def _resource(settings: Settings) -> Resource:
-    return Resource.create({SERVICE_NAME: settings.service_name} if settings.service_name else {})
-
-
-def _tap(provider: LoggerProvider) -> LiveTap:
-    tap = _taps.get(provider)
-    if tap is None:
-        tap = _taps[provider] = LiveTap()
-        provider.add_log_record_processor(tap)
-    return tap
-
-
-def _switch(provider: LoggerProvider) -> ProcessorSwitch:
-    switch = _switches.get(provider)
-    if switch is None:
-        switch = _switches[provider] = ProcessorSwitch()
-        provider.add_log_record_processor(switch)
-    return switch
-
-
-def _is_rival(handler: logging.Handler, provider: LoggerProvider) -> bool:
-    """OpenTelemetry's own logging handlers (SDK's, contrib's), when they feed the provider that we feed."""
-    kind = type(handler)
-    if not any(
-        base.__name__ == "LoggingHandler" and base.__module__.startswith("opentelemetry.") for base in kind.__mro__
-    ):
-        return False
-    theirs = getattr(handler, "_logger_provider", None)
-    return theirs is provider or not isinstance(theirs, LoggerProvider)
-
-
-# -- OTLP out -----------------------------------------------------------------------------------------------------
-
-
-def _otlp_endpoint(settings: Settings, environ: dict[str, str], ours: bool) -> str | None:
-    """Where to send, "" for "as the exporter's own variables say", None for nowhere.
-
-    On a provider that a team has set up, the standard variables are theirs to act on: sending as well would double
-    every record. There only an explicit ``otlp_endpoint`` counts.
-    """
-    if settings.otlp_endpoint is not None:
-        return settings.otlp_endpoint
-    named = environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not ours or not named:
-        return None
-    wanted = environ.get("OTEL_LOGS_EXPORTER", "otlp")
-    return "" if "otlp" in (word.strip() for word in wanted.split(",")) else None
-
-
-def _otlp_exporter(endpoint: str, settings: Settings, environ: dict[str, str]) -> Any:
-    protocol = (
-        settings.otlp_protocol
-        or environ.get("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL")
-        or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    )
-    if not protocol:
-        named = endpoint or environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") or environ["OTEL_EXPORTER_OTLP_ENDPOINT"]
-        protocol = "grpc" if ":4317" in named else "http/protobuf"
-    try:
-        if protocol == "grpc":
-            from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
-
-            return GrpcExporter(endpoint=endpoint or None, insecure=endpoint.startswith("http:") or None)
-        if protocol == "http/protobuf":
-            from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
-
-            if endpoint and not endpoint.rstrip("/").endswith("/v1/logs"):
-                endpoint = endpoint.rstrip("/") + "/v1/logs"
-            return HttpExporter(endpoint=endpoint or None)
-    except ImportError as error:
-        raise MissingDependency(
-            f"opentelemetry-exporter-otlp-proto-{'grpc' if protocol == 'grpc' else 'http'}",
-            f"sending logs by OTLP ({error})",
-            "otlp",
-        ) from None
-    raise SettingsError(
-        "OTEL_EXPORTER_OTLP_PROTOCOL", protocol, "must be grpc or http/protobuf for logs", "http/json is not supported"
-    )
-
-
-def make_redactor(settings: Settings) -> Redactor:
-    """The redactor that the settings ask for. Raises :class:`SettingsError` for a pattern that can't be used."""
-    if not settings.redact:
-        return NO_REDACTION
-    from bridge.record.redact import DEFAULT_KEYS, DEFAULT_PATTERNS
-
-    try:
-        return Redactor(
-            keys=(*DEFAULT_KEYS, *settings.redact_keys), patterns=(*DEFAULT_PATTERNS, *settings.redact_patterns)
-        )
-    except ValueError as error:
-        raise SettingsError("redact_patterns", settings.redact_patterns, str(error)) from None
 
 
 def _left(deadline: float) -> float:

@@ -41,13 +41,13 @@ class AutostartExporter(WebSocketLogRecordExporter):
     """
 
     def __init__(self) -> None:
-        from bridge.assembly import make_redactor
+        from bridge.record.redact import redactor_for
 
         environ = dict(os.environ)
         self._settings = Settings(disabled=True)
         try:
             self._settings = Settings.from_env(environ)
-            redactor = make_redactor(self._settings)
+            redactor = redactor_for(self._settings)
         except BridgeError as error:
             # Built by opentelemetry-instrument inside somebody's service, which must start all the same.
             say(logging.ERROR, "the live view is off: %s", error)

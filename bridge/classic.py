@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bridge.assembly import make_redactor
 from bridge.capture.convert import Converter
 from bridge.capture.handler import CaptureHandler
 from bridge.capture.intake import CallQueue, Drops
@@ -23,6 +22,7 @@ from bridge.capture.process import watch_process
 from bridge.capture.publisher import Publisher
 from bridge.diagnostics import say_rarely
 from bridge.live.hub import Hub
+from bridge.record.redact import redactor_for
 from bridge.settings import Settings
 
 __all__ = ["LogStreamHandler", "StreamClient", "get_log_stream_handler", "setup_log_streaming"]
@@ -66,7 +66,7 @@ class LogStreamHandler(logging.Handler):
         self._capture = CaptureHandler(self._queue, self._drops)
         self._publisher = Publisher(
             self._queue,
-            Converter(make_redactor(settings), resource={}, text_chars=settings.live_text_chars),
+            Converter(redactor_for(settings), resource={}, text_chars=settings.live_text_chars),
             self._hub,
             self._drops,
         )

@@ -171,8 +171,8 @@ def run_demo(*, port: int, seconds: float | None) -> int:
     stop, watching = threading.Event(), threading.Event()
     counts: dict[str, int] = {}
     with ExitStack() as undo:
-        # This process is ours alone. Every write of the server's thread lets go of the interpreter, and at Python's 5 ms
-        # it would wait that long for it to come back whenever another thread is busy.
+        # This process is ours alone. With every write the server's thread lets go of the interpreter, and would wait
+        # Python's 5 ms for it whenever another thread is busy.
         undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(0.000_5)
         listener = bind("127.0.0.1", port, token=None)

@@ -15,7 +15,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 
 import bridge
-from bridge import assembly
+from bridge import otlp
 from bridge.assembly import Statistics, current
 from bridge.errors import MissingDependency, SettingsError, SetupError
 from tests.logging_state import fresh_logging
@@ -426,7 +426,7 @@ def test_where_records_are_sent(
     settings: dict[str, Any], environ: dict[str, str], ours: bool, expected: str | None
 ) -> None:
     """What is said in code counts always; the standard variables only on a provider that we made."""
-    assert assembly._otlp_endpoint(bridge.Settings(**settings), environ, ours) == expected
+    assert otlp.otlp_endpoint(bridge.Settings(**settings), environ, ours) == expected
 
 
 @pytest.mark.parametrize(
@@ -458,9 +458,9 @@ def test_how_records_are_sent(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     parsed = bridge.Settings(**settings)
-    where = assembly._otlp_endpoint(parsed, environ, True)
+    where = otlp.otlp_endpoint(parsed, environ, True)
     assert where is not None
-    exporter = assembly._otlp_exporter(where, parsed, environ)
+    exporter = otlp.otlp_exporter(where, parsed, environ)
     assert f".{module}." in type(exporter).__module__
     assert exporter._endpoint == endpoint
     exporter.shutdown()
@@ -470,7 +470,7 @@ def test_a_protocol_that_is_not_supported_is_named() -> None:
     """http/json is none of the two."""
     settings = bridge.Settings(otlp_endpoint="http://a:1")
     with pytest.raises(SettingsError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL='http/json': must be grpc or http/protobuf"):
-        assembly._otlp_exporter("http://a:1", settings, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"})
+        otlp.otlp_exporter("http://a:1", settings, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"})
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
@@ -480,7 +480,7 @@ def test_a_missing_exporter_is_named_with_its_extra(protocol: str) -> None:
     hidden = {f"opentelemetry.exporter.otlp.proto.{short}._log_exporter": None}
     settings = bridge.Settings(otlp_protocol=protocol)
     with mock.patch.dict("sys.modules", hidden), pytest.raises(MissingDependency) as caught:
-        assembly._otlp_exporter("http://a:1", settings, {})
+        otlp.otlp_exporter("http://a:1", settings, {})
     assert caught.value.package == f"opentelemetry-exporter-otlp-proto-{short}"
     assert "pip install 'otel-audit-bridge[otlp]'" in str(caught.value)
 

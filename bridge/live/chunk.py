@@ -84,8 +84,8 @@ class RichEncoder:
 class Chunk:
     """The records of one read that pass a filter, with the bytes made of them.
 
-    It ends early once it is large; ``seq`` is the place after it: past filtered records too. ``gaps`` are those of the streams that the filter
-    lets through: who watches one stream hears nothing of gaps in the other.
+    It ends early once it is large; ``seq`` is the place after it: past filtered records too. ``gaps`` are those of the
+    streams that the filter lets through: who watches one stream hears nothing of gaps in the other.
     """
 
     __slots__ = ("_encode", "_joined", "_payloads", "entries", "gaps", "seq")

@@ -10,9 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NoReturn, cast
 
+from bridge.errors import SettingsError
 from bridge.record.values import AnyValue
+from bridge.settings import Settings
 
-__all__ = ["DEFAULT_KEYS", "DEFAULT_PATTERNS", "NO_REDACTION", "Redactor"]
+__all__ = ["DEFAULT_KEYS", "DEFAULT_PATTERNS", "NO_REDACTION", "Redactor", "redactor_for"]
 
 DEFAULT_KEYS: Final[tuple[str, ...]] = (
     r"[a-z0-9]*pass_?(?:words?|wd|phrases?)",
@@ -578,3 +580,15 @@ def _compile(given: str, what: Literal["key", "pattern"], source: str | None = N
             f"redaction {what} {given!r} is not a regular expression{where}: {error};"
             " correct it, or use re.escape() if it is meant literally"
         ) from None
+
+
+def redactor_for(settings: Settings) -> Redactor:
+    """The redactor that the settings ask for. Raises :class:`SettingsError` for a pattern that can't be used."""
+    if not settings.redact:
+        return NO_REDACTION
+    try:
+        return Redactor(
+            keys=(*DEFAULT_KEYS, *settings.redact_keys), patterns=(*DEFAULT_PATTERNS, *settings.redact_patterns)
+        )
+    except ValueError as error:
+        raise SettingsError("redact_patterns", settings.redact_patterns, str(error)) from None

@@ -18,6 +18,9 @@ EXTENSION: Final = "bridge.frames"
 # Bytes a connection may have waiting in this process. A chunk of records is about half of it.
 _BUFFER_BYTES: Final = 256 * 1024
 
+# How long a client may take to read what is left when the server ends; uvicorn itself waits 2 s.
+_GOODBYE_SECONDS: Final = 1.0
+
 
 def websocket_protocol() -> Any:
     """What to give to ``uvicorn.Config(ws=...)``: the class, or ``"auto"`` where uvicorn has no sans-I/O protocol."""
@@ -61,6 +64,8 @@ def websocket_protocol() -> Any:
                 self.transport.write(b"".join(self.conn.data_to_send()))
                 self.close_sent = True
                 self.transport.close()
+                # close() waits until all is written; for a client that does not read, for ever.
+                self.loop.call_later(_GOODBYE_SECONDS, self.transport.abort)
                 return
             super().shutdown()
 

@@ -22,7 +22,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -246,7 +246,7 @@ def main() -> int:
         of_kind = [finding for finding in report.findings if finding.kind == kind]
         print(
             f"{kind:8} {len(of_kind):3} clients, {sum(f.received for f in of_kind):>11,} records received, "
-            f"{sum(f.gap_system for f in of_kind):>10,} system and {sum(f.gap_audit for f in of_kind):>8,} audit in gaps"
+            f"{sum(f.gap_system for f in of_kind):>10,} system, {sum(f.gap_audit for f in of_kind):>8,} audit in gaps"
         )
     print(
         f"{options.records:,} records in {report.seconds:.1f} s, {report.deliveries:,} deliveries; "

@@ -7,13 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-import bridge
-from bridge.live.exporter import WebSocketLogRecordExporter
-from bridge.live.hub import Hub, process_hub
-from bridge.record.classify import Rule
-from bridge.record.event import LogEvent
-from bridge.record.redact import NO_REDACTION
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord
 from opentelemetry.sdk._logs.export import (
@@ -24,6 +17,13 @@ from opentelemetry.sdk._logs.export import (
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+import bridge
+from bridge.live.exporter import WebSocketLogRecordExporter
+from bridge.live.hub import Hub, process_hub
+from bridge.record.classify import Rule
+from bridge.record.event import LogEvent
+from bridge.record.redact import NO_REDACTION
 from tests.logging_state import fresh_logging
 from tests.telemetry import new_provider
 

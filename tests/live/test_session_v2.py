@@ -222,7 +222,7 @@ def test_subscribe_replaces_the_filter_and_a_bad_one_changes_nothing() -> None:
 
 
 def test_history_request_gives_records_before_a_cursor_in_order() -> None:
-    """``history`` answers with its id, the newest records before the cursor, oldest first, and whether there is more."""
+    """``history`` gives the newest records before the cursor, oldest first, and says whether there is more."""
     hub = Hub()
     publish(hub, 6)
     session = connect(hub)

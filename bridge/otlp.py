@@ -1,0 +1,56 @@
+"""Logs out by OTLP: where to, and by which of the stock exporters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.errors import MissingDependency, SettingsError
+from bridge.settings import Settings
+
+__all__ = ["otlp_endpoint", "otlp_exporter"]
+
+
+def otlp_endpoint(settings: Settings, environ: dict[str, str], ours: bool) -> str | None:
+    """Where to send, "" for "as the exporter's own variables say", None for nowhere.
+
+    On a provider that a team has set up, the standard variables are theirs to act on: sending as well would double
+    every record. There only an explicit ``otlp_endpoint`` counts.
+    """
+    if settings.otlp_endpoint is not None:
+        return settings.otlp_endpoint
+    named = environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not ours or not named:
+        return None
+    wanted = environ.get("OTEL_LOGS_EXPORTER", "otlp")
+    return "" if "otlp" in (word.strip() for word in wanted.split(",")) else None
+
+
+def otlp_exporter(endpoint: str, settings: Settings, environ: dict[str, str]) -> Any:
+    protocol = (
+        settings.otlp_protocol
+        or environ.get("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL")
+        or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    )
+    if not protocol:
+        named = endpoint or environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") or environ["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        protocol = "grpc" if ":4317" in named else "http/protobuf"
+    try:
+        if protocol == "grpc":
+            from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
+
+            return GrpcExporter(endpoint=endpoint or None, insecure=endpoint.startswith("http:") or None)
+        if protocol == "http/protobuf":
+            from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpExporter
+
+            if endpoint and not endpoint.rstrip("/").endswith("/v1/logs"):
+                endpoint = endpoint.rstrip("/") + "/v1/logs"
+            return HttpExporter(endpoint=endpoint or None)
+    except ImportError as error:
+        raise MissingDependency(
+            f"opentelemetry-exporter-otlp-proto-{'grpc' if protocol == 'grpc' else 'http'}",
+            f"sending logs by OTLP ({error})",
+            "otlp",
+        ) from None
+    raise SettingsError(
+        "OTEL_EXPORTER_OTLP_PROTOCOL", protocol, "must be grpc or http/protobuf for logs", "http/json is not supported"
+    )
