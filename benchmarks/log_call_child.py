@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from benchmarks.peers import PEERS, HandlerPeer, Peer
+from benchmarks.peers import PEERS, HandlerPeer, NullPeer, Peer
 
 Loop = Callable[[Sequence[str]], None]
 SpanFactory = Callable[[], AbstractContextManager[Any]]
@@ -91,22 +91,17 @@ def timer_cost_ns() -> float:
 
 
 class Measurement:
-    """One peer and, beside it in the same process, a NullHandler; the one due is alone on the root logger."""
+    """One peer, alone on the root logger, and beside it in the same process a NullHandler on a tree of its own."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.emitted = 0
-        self._root = logging.getLogger()
-        self._handlers = list(self._root.handlers)
-        self._null = [logging.NullHandler()]
-        self._null_peer = Peer()
+        self._null_peer = NullPeer()
 
     def null_burst(self, ids: Sequence[str], threads: int, span: SpanFactory) -> Burst:
-        self._root.handlers[:] = self._null
         return burst(self._null_peer.loop, ids, threads, span, lambda: None)
 
     def peer_burst(self, ids: Sequence[str], threads: int, span: SpanFactory) -> Burst:
-        self._root.handlers[:] = self._handlers
         self.emitted += len(ids) // threads * threads
         return burst(self.peer.loop, ids, threads, span, self.peer.drain)
 
@@ -132,9 +127,7 @@ class Measurement:
         nulls: list[int] = []
         peers: list[int] = []
         for _ in range(max(1, round(seconds * 4))):
-            self._root.handlers[:] = self._null
             nulls += paced(self._null_peer.call, ids, interval_ns)
-            self._root.handlers[:] = self._handlers
             self.emitted += len(ids)
             peers += paced(self.peer.call, ids, interval_ns)
             self.peer.drain()
@@ -145,7 +138,6 @@ class Measurement:
 
     def overload(self, records: int, threads: int) -> dict[str, Any]:
         """Full speed and no pause: what does not fit is dropped, and has to be counted."""
-        self._root.handlers[:] = self._handlers
         self.peer.drain()
         processed = self.peer.processed() or 0
         ids = [f"i-{number:06d}" for number in range(records)]

@@ -47,6 +47,29 @@ class Peer:
         """End background threads."""
 
 
+null_logger = logging.getLogger("null.instances")
+
+
+class NullPeer(Peer):
+    """A NullHandler as far up as the others have their handler, in a tree of its own: the root logger stays as it is.
+
+    A peer may look after its handler on the root (ours puts it back); taking it off would measure that.
+    """
+
+    def __init__(self) -> None:
+        parent = logging.getLogger("null")
+        parent.propagate = False
+        parent.setLevel(logging.INFO)
+        parent.handlers[:] = [logging.NullHandler()]
+
+    def loop(self, ids: Sequence[str]) -> None:
+        for id_ in ids:
+            null_logger.info("Instance %s spawned", id_, extra={"instance_id": id_, "role": "worker"})
+
+    def call(self, id_: str) -> None:
+        null_logger.info("Instance %s spawned", id_, extra={"instance_id": id_, "role": "worker"})
+
+
 class HandlerPeer(Peer):
     """One handler on the root logger and nothing else there."""
 

@@ -76,7 +76,7 @@ class Statistics(NamedTuple):
     skipped_system: int
     """System records that live clients were too slow for, summed over clients."""
     skipped_audit: int
-    """The same for audit records; each such client was closed with 4408."""
+    """The same for audit records. A client of version 1 was closed with 4408, one of version 2 told by a gap."""
     exported: int
     """Records that the bridge's own OTLP exporter reported as delivered."""
 

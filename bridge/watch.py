@@ -30,7 +30,7 @@ _FINAL_CODES: Final = frozenset({1009, 4400, 4401, 4410})
 
 
 class WatchRefused(BridgeError):
-    """The server will not serve this client, and asking again would not help."""
+    """The server does not serve this client, and asking again would not help, or was not wanted."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
@@ -38,7 +38,7 @@ class WatchRefused(BridgeError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.url} refused: {self.reason}"
+        return f"{self.url}: {self.reason}"
 
 
 class Message(NamedTuple):
@@ -97,7 +97,8 @@ class Follower:
         data = msgspec.json.decode(text)
         if not isinstance(data, dict) or not isinstance(data.get("type"), str):
             raise ValueError("not a message of the monitor's")
-        cursor = data.get("cursor")
+        # A gap that was told is behind us: cut off right here, it is not told again.
+        cursor = data.get("to") if data["type"] == "gap" else data.get("cursor")
         if data["type"] == "hello" and not self.cursor and not self._history:
             # From here on: cut off before the first record, it goes on from this very place.
             cursor = data.get("newest")
@@ -118,8 +119,8 @@ def follow(
 ) -> Iterator[Message]:
     """Every message, over as many connections as it takes; ends at ``ready`` unless ``follow_on``.
 
-    ``say`` hears what happens to the connection. Raises :class:`WatchRefused` when trying again would not help, and
-    :class:`MissingDependency` without the ``websockets`` package.
+    ``say`` hears what happens to the connection. Raises :class:`WatchRefused` when trying again would not help or,
+    without ``follow_on``, at the first failure; :class:`MissingDependency` without the ``websockets`` package.
     """
     try:
         from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -163,6 +164,8 @@ def follow(
             reason = "nothing was heard for a while"
         except OSError as error:
             reason = error.strerror or str(error)
+        if not follow_on:
+            raise WatchRefused(follower.url, reason)
         say(f"{follower.url}: {reason}; trying again")
         # Spread out, so that a restarted server does not meet all its clients in the same instant.
         wait(pause * random.uniform(0.5, 1.0))  # noqa: S311

@@ -1,11 +1,13 @@
 """Real servers, clients and child processes for tests; all on loopback, on ports that were free."""
 
+import base64
 import contextlib
 import json
 import logging
 import os
 import queue
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -16,6 +18,8 @@ from typing import Any, TypeAlias
 
 import uvicorn
 from websockets.sync.client import ClientConnection, connect
+
+from bridge.server.uvicorn_protocol import websocket_protocol
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_SECONDS = 20.0
@@ -61,7 +65,8 @@ class Served:
 
     def client(self, path: str = "/ws/monitor", **options: Any) -> ClientConnection:
         """A client like any other, connected."""
-        return connect(self.ws(path), proxy=None, compression=None, max_size=None, **options)
+        client: ClientConnection = connect(self.ws(path), proxy=None, compression=None, max_size=None, **options)
+        return client
 
     def stop(self, timeout: float = PATIENCE_SECONDS) -> None:
         self.server.should_exit = True
@@ -93,6 +98,8 @@ def serve(app: Any, host: str = "127.0.0.1", **config: Any) -> Iterator[Served]:
     config.setdefault("log_config", None)
     config.setdefault("timeout_graceful_shutdown", 5)
     config.setdefault("loop", "asyncio")
+    if config.get("ws") == "joined":
+        config["ws"] = websocket_protocol()
     with kept_loggers(*_UVICORN_LOGGERS), listening_socket(host) as listener:
         server = uvicorn.Server(uvicorn.Config(app, **config))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="test-uvicorn")
@@ -103,6 +110,11 @@ def serve(app: Any, host: str = "127.0.0.1", **config: Any) -> Iterator[Served]:
             yield served
         finally:
             served.stop()
+            for connection in list(server.server_state.connections):
+                # uvicorn gave it up when its time was over, and ended its loop: nobody else closes the descriptor.
+                transport: Any = connection.transport
+                transport._sock.close()
+                transport._sock = None
 
 
 def receive(client: ClientConnection, count: int) -> list[Message]:
@@ -127,6 +139,75 @@ def texts(messages: list[Message]) -> list[str]:
 def says(text: str) -> Callable[[Message], bool]:
     """Whether a record's message is ``text``."""
     return lambda message: bool(message["data"]["message"] == text)
+
+
+class RawClient:
+    """A client of a few lines: it parses frames without decoding them, and reads only if it is told to."""
+
+    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(PATIENCE_SECONDS)
+        self.socket.connect(("127.0.0.1", port))
+        self.payloads: list[bytes] = []
+        self.close: int | None = None
+        self._buffer = b""
+
+    def ask(self) -> None:
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.socket.sendall(
+            "GET /ws/monitor HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+
+    def handshake(self) -> "RawClient":
+        self.ask()
+        while b"\r\n\r\n" not in self._buffer:
+            self._buffer += self.socket.recv(4_096)
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101"), head
+        return self
+
+    def read(self, until: int | None = None) -> None:
+        """Read up to ``until`` records, or to the end of the connection."""
+        while self.close is None and (until is None or len(self.payloads) < until):
+            data = self.socket.recv(1 << 16)
+            if not data:
+                return
+            self._buffer += data
+            self._parse()
+
+    def _parse(self) -> None:
+        buffer, at = self._buffer, 0
+        while len(buffer) - at >= 2:
+            opcode, length, start = buffer[at] & 0x0F, buffer[at + 1] & 0x7F, at + 2
+            if length == 126:
+                length, start = int.from_bytes(buffer[at + 2 : at + 4]), at + 4
+            elif length == 127:
+                length, start = int.from_bytes(buffer[at + 2 : at + 10]), at + 10
+            if len(buffer) < start + length:
+                break
+            payload, at = buffer[start : start + length], start + length
+            if opcode == 1:
+                self.payloads.append(payload)
+            elif opcode == 8:
+                self.close = int.from_bytes(payload[:2])
+        self._buffer = buffer[at:]
+
+    def __enter__(self) -> "RawClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """End it with a TCP reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def messages(self) -> list[str]:
+        return [json.loads(payload)["data"]["message"] for payload in self.payloads]
 
 
 class Child:

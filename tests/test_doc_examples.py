@@ -154,12 +154,12 @@ for line in sys.stdin:
 def node() -> list[str] | None:
     """A Node that has a WebSocket, as a command."""
     found = shutil.which("node")
+    if found is None:
+        return None
+    script = "new WebSocket('ws://127.0.0.1:9').onerror = () => process.exit(0)"
     for options in ([], ["--experimental-websocket"]):
-        if found and not subprocess.run(
-            [found, *options, "-e", "new WebSocket('ws://127.0.0.1:9').onerror = () => process.exit(0)"],
-            capture_output=True,
-            check=False,
-        ).returncode:
+        tried = subprocess.run([found, *options, "-e", script], capture_output=True, check=False, timeout=30)
+        if tried.returncode == 0:
             return [found, *options, "--no-warnings"]
     return None
 
@@ -181,9 +181,9 @@ def executable(words: list[str]) -> list[str]:
             command_line().parse_args(rest)
             return [sys.executable, "-m", "bridge", *rest]
         case ["opentelemetry-instrument", *rest]:
-            script = shutil.which(words[0], path=str(Path(sys.executable).parent))
-            assert script, "opentelemetry-instrument is not installed beside this Python"
-            return [script, *(executable(rest) if rest[0] == "python" else rest)]
+            instrument = shutil.which(words[0], path=str(Path(sys.executable).parent))
+            assert instrument, "opentelemetry-instrument is not installed beside this Python"
+            return [instrument, *(executable(rest) if rest[0] == "python" else rest)]
     raise AssertionError(f"this harness can't run {words[0]!r}")
 
 

@@ -18,8 +18,11 @@ import pytest
 import bridge
 from bridge.assembly import Statistics
 from bridge.cli import parser as command_line
-from bridge.live import session
-from bridge.record import attributes
+from bridge.live import messages, session, session_v2
+from bridge.live.session_v2 import parse_options
+from bridge.record import attributes, filters, message
+from bridge.record.event import LogEvent
+from bridge.record.filters import FILTER_PARAMETERS, FilterError, parse_query
 from bridge.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +139,105 @@ def test_every_close_code_of_the_session_is_documented() -> None:
     assert documented == codes | {1012}
 
 
+WIRE = REFERENCE / "wire-protocol.md"
+
+
+def test_every_parameter_of_the_wire_is_documented() -> None:
+    """Filters, with those that may be repeated, and what else version 2 takes."""
+    tables = [(quoted(cells[0])[0], cells[1]) for cells in rows(WIRE, "Parameter")]
+    filters = {name: meaning for name, meaning in tables if name in FILTER_PARAMETERS}
+    others = {name for name, _ in tables} - set(filters)
+    assert set(filters) == FILTER_PARAMETERS
+    for name in FILTER_PARAMETERS:
+        value = {"streams": "audit", "min_severity": "WARN", "trace_id": "abcd"}.get(name, "x")
+        repeated = [(name, value), (name, value)]
+        if filters[name] == "no":
+            with pytest.raises(FilterError):
+                parse_query(repeated)
+        else:
+            parse_query(repeated)
+    assert others == {"v", "history", "after", "batch", "max_rate"}
+    for name in others - {"v"}:
+        parse_options([(name, {"after": "e:1"}.get(name, "1"))])
+
+
+def filter_of(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def test_documented_filters_do_what_is_said() -> None:
+    """What the table says of values, where it is easy to get wrong."""
+    event = LogEvent(
+        timestamp=0,
+        observed_timestamp=0,
+        severity_number=13,
+        level="WARNING",
+        logger="shop.orders",
+        message="Order o-1 is late",
+        is_audit=True,
+        action="role_grant",
+        metadata={"role": "admin", "tags": ("a", "b")},
+        record_id="7f0c",
+        attributes={"audit.actor.id": "u1", "paid": True, "total": 17.0, "a.b": {"c": "x"}, "thread.id": 1425},
+        resource={"service.name": "shop"},
+    )
+    good = (
+        "logger=shop logger=shop.* logger=*.orders min_severity=WARN min_severity=warning min_severity=13 service=shop "
+        "streams=audit,system attr=actor:u1 attr=audit.actor.id:u* attr=role:admin attr=tags:b attr=paid "
+        "attr=paid:true attr=total:17 attr=a.b.c:x attr=id:7f0c attr=action:role_* attr=service.name:shop "
+        "q=LATE q=42 re=o-\\d re="
+    )
+    bad = (
+        "logger=sho logger=orders logger=shop? logger=Shop min_severity=ERROR service=sho streams=system attr=actor:u "
+        "attr=Paid attr=total:1 attr=a.c:x q=shopping re=LATE"
+    )
+    for case in good.split():
+        assert parse_query([filter_of(case)]).matches(event), case
+    for case in bad.split():
+        assert not parse_query([filter_of(case)]).matches(event), case
+
+
+def test_limits_of_the_wire_are_documented() -> None:
+    """The numbers of the tables are those of the code."""
+    limits = {cells[0]: cells[1] for heading in ("Limit", "What") for cells in rows(WIRE, heading)}
+    numbers = {
+        "characters of a value, of all values together": [filters.MAX_PARAMETER_CHARS, filters.MAX_TOTAL_CHARS],
+        "values of one repeated parameter": [filters.MAX_VALUES],
+        "words in `q`": [filters.MAX_WORDS],
+        "`*` and runs of `?` in one value": [filters.MAX_WILDCARDS],
+        "dots in the key of `attr`": [filters.MAX_ATTRIBUTE_DOTS],
+        "characters of `re`": [filters.MAX_PATTERN_CHARS, filters.MAX_PROGRAM_SIZE],
+        "work of `re` on one record": [filters.REGEX_WORK // 1_000_000],
+        "a message from a client": [session.MAX_CLIENT_TEXT >> 10],
+        "messages from a client, version 2": [
+            session_v2._MESSAGES_PER_SECOND,
+            session_v2._MESSAGES_BURST,
+            session_v2._REFUSED_BEFORE_CLOSE,
+        ],
+        "a `history` answer": [messages.MAX_HISTORY, session_v2._HISTORY_BYTES >> 20, session_v2._HISTORY_SCAN],
+    }
+    for name, values in numbers.items():
+        found = [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*\b", limits[name])]
+        assert found[: len(values)] == values, name
+
+
+def test_every_word_of_the_wire_is_documented() -> None:
+    """Reasons of gaps, codes of errors, keys of a record: those that the code has."""
+    source = (Path(bridge.__file__).parent / "live" / "session_v2.py").read_text()
+    source += (Path(bridge.__file__).parent / "live" / "messages.py").read_text()
+    gaps = {quoted(cells[0])[0] for cells in rows(WIRE, "Reason")}
+    assert gaps == {"evicted", "slow_client", "rate_limit", "epoch_changed"}
+    errors = {quoted(cells[0])[0] for cells in rows(WIRE, "Error")}
+    assert errors == set(re.findall(r'BadMessage\(\s*"(\w+)"', source)) | set(re.findall(r'code="(\w+)"', source))
+    assert all(f'"{word}"' in source for word in gaps)
+    tables = [(name, len(cells)) for cells in rows(WIRE, "Key of `data`") for name in quoted(cells[0])]
+    version_1, version_2 = ([name for name, columns in tables if columns == wanted] for wanted in (4, 3))
+    assert version_1 == [*message._SystemData.__struct_fields__, "action", "metadata"]
+    keys = [name for name in message._RichData.__struct_fields__ if name not in ("stream", "sequence", "hash")]
+    assert sorted(version_2) == sorted(keys)
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +253,8 @@ def test_every_command_and_option_is_documented() -> None:
     documented = {}
     for name, text in zip(sections[::2], sections[1::2], strict=True):
         text = re.split(r"^## ", text, flags=re.MULTILINE)[0]
-        documented[name] = set(re.findall(r"^\| `(--[a-z-]+)`", text, re.MULTILINE))
+        options = re.findall(r"^\| (`--[^|]+) \|", text, re.MULTILINE)
+        documented[name] = {option for cell in options for option in quoted(cell)}
     expected = {
         name: {option for action in command._actions for option in action.option_strings} - {"-h", "--help"}
         for name, command in subcommands().items()

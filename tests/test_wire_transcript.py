@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 
 import bridge
@@ -31,7 +32,7 @@ from bridge.live.session_v2 import SessionV2
 from bridge.server.monitor import MonitorEndpoint
 from bridge.server.standalone import StandaloneServer, bind
 from tests.logging_state import fresh_logging
-from tests.serving import PATIENCE_SECONDS, eventually, kept_loggers
+from tests.serving import PATIENCE_SECONDS, eventually, kept_loggers, serve
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "wire-protocol.md"
 SIGNS = "#*><"
@@ -75,11 +76,13 @@ def fits(expected: str, text: str) -> bool:
 class Replay:
     """One transcript."""
 
-    def __init__(self, lines: list[Line]) -> None:
+    def __init__(self, lines: list[Line], *, plain: bool = False) -> None:
         self.lines = lines
+        self.plain = plain
         shown = [line.text for line in lines]
         self.epoch = next(match[1] for text in shown if (match := re.search(r'"epoch":"([0-9a-f]+)"', text)))
-        self.server: StandaloneServer | None = None
+        self.url = ""
+        self.servers = ExitStack()
         self.client: ClientConnection | None = None
         self.cleanup = ExitStack()
         self.names: dict[str, Any] = {
@@ -115,11 +118,18 @@ class Replay:
         """Do what the service does, and see to it that the bridge has it."""
         self.done += 1
         exec(compile("\n" * (self.done - 1) + text, "shop.py", "exec"), self.names)  # noqa: S102  (our own page)
-        if self.server is None:
-            self.server = StandaloneServer(self.bridge.app, bind("127.0.0.1", 0, token=None))
-            self.server.start()
-            eventually(lambda: self.server is not None and self.server.started)
+        if not self.url:
+            self.url = self.start(self.bridge.app)
         assert self.bridge.force_flush()
+
+    def start(self, app: Any) -> str:
+        if self.plain:
+            return self.servers.enter_context(serve(app, ws="websockets-sansio", log_level="error")).ws("")
+        server = StandaloneServer(app, bind("127.0.0.1", 0, token=None))
+        server.start()
+        self.servers.callback(server.stop)
+        eventually(lambda: server.started)
+        return server.url.replace("http", "ws", 1)
 
     def sleep(self, seconds: float) -> None:
         """Not really: what comes by the clock is made due."""
@@ -135,20 +145,25 @@ class Replay:
     def connection(self, text: str) -> None:
         if end := re.fullmatch(r"closed with (\d+): (.*)", text):
             assert self.client is not None
-            with pytest.raises(ConnectionClosed) as closed:
-                while True:
-                    message = str(self.client.recv(timeout=PATIENCE_SECONDS))
-                    assert json.loads(message)["type"] in BY_THE_CLOCK, message
-            frame = closed.value.rcvd
+            frame = self.last_frame()
             assert frame is not None
             assert frame.code == int(end[1])
             assert fits(end[2], frame.reason), frame.reason
         else:
-            assert self.server is not None
             assert text.startswith("/ws/monitor"), text
             self.leave()
-            address = self.server.url.replace("http", "ws", 1) + text.replace(self.epoch, self.bridge.hub.epoch)
+            address = self.url + text.replace(self.epoch, self.bridge.hub.epoch)
             self.client = self.cleanup.enter_context(connect(address, proxy=None, compression=None))
+
+    def last_frame(self) -> Close | None:
+        """How the server ends the connection, with no message before that the page does not show."""
+        assert self.client is not None
+        try:
+            while True:
+                message = str(self.client.recv(timeout=PATIENCE_SECONDS))
+                assert json.loads(message)["type"] in BY_THE_CLOCK, message
+        except ConnectionClosed as closed:
+            return closed.rcvd
 
     def expect(self, expected: str) -> None:
         assert self.client is not None
@@ -171,9 +186,9 @@ class Replay:
 
     def stop(self) -> None:
         self.leave()
-        if self.server is not None:
+        if self.url:
             self.bridge.shutdown()
-            self.server.stop()
+        self.servers.close()
 
 
 @pytest.fixture
@@ -184,10 +199,11 @@ def fresh_service() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fresh_service")
+@pytest.mark.parametrize("plain", [False, True], ids=["own-server", "any-server"])
 @pytest.mark.parametrize("lines", TRANSCRIPTS, ids=lambda lines: f"line-{lines[0].number}")
-def test_transcript(lines: list[Line]) -> None:
-    """A server says what the page says."""
-    replay = Replay(lines)
+def test_transcript(lines: list[Line], plain: bool) -> None:
+    """A server says what the page says, be it the bridge's own or any other."""
+    replay = Replay(lines, plain=plain)
     try:
         replay.run()
     finally:

@@ -288,7 +288,7 @@ class PlainClient:
                     if own is None:
                         own = chunk.payloads(session.version, session.batch)
                     messages = [*messages, *before, *own, *after]
-                elif fan_out.hub.closed and session.close is None and not session.paused:
+                elif fan_out.hub.closed and session.close is None:
                     session.shut_down()
                     continue
                 messages += session.take_control()

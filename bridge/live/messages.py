@@ -88,7 +88,7 @@ class Resume(NamedTuple):
 
 
 class HistoryRequest(NamedTuple):
-    """Up to ``limit`` records before a cursor (None: before everything that was sent)."""
+    """Up to ``limit`` records before a cursor (None: the newest up to where the client is)."""
 
     id: object
     before: Cursor | None

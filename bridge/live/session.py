@@ -22,6 +22,7 @@ __all__ = [
     "Close",
     "Delivery",
     "SessionV1",
+    "too_big",
 ]
 
 CLOSE_GOING_AWAY: Final = 1001
@@ -49,6 +50,16 @@ class Delivery(NamedTuple):
     own: list[bytes] | None
     """None: the chunk's shared bytes as they are."""
     after: list[bytes]
+
+
+def too_big(text: str | bytes) -> Close | None:
+    """How to close for a message over :data:`MAX_CLIENT_TEXT` bytes; None for any other."""
+    size = len(text)
+    if isinstance(text, str) and MAX_CLIENT_TEXT // 4 < size <= MAX_CLIENT_TEXT:
+        size = len(text.encode(errors="surrogatepass"))
+    if size <= MAX_CLIENT_TEXT:
+        return None
+    return Close(CLOSE_TOO_BIG, f"messages may have {MAX_CLIENT_TEXT} bytes, not {size}")
 
 
 class SessionV1:
@@ -91,8 +102,7 @@ class SessionV1:
 
     def receive(self, text: str | bytes, now: float) -> None:
         """A message from the client. Version 1 has none: it is ignored, unless it is too big."""
-        if len(text) > MAX_CLIENT_TEXT:
-            self.close = Close(CLOSE_TOO_BIG, f"messages may have {MAX_CLIENT_TEXT} bytes, not {len(text)}")
+        self.close = too_big(text) or self.close
 
     def tick(self, now: float) -> None:
         """Time has passed: nothing to say in version 1."""

@@ -28,16 +28,16 @@ from bridge.live.messages import (
 from bridge.live.ring import Entry, Gap
 from bridge.live.session import (
     CLOSE_GOING_AWAY,
-    CLOSE_TOO_BIG,
     CLOSE_TOO_SLOW,
     CLOSE_WRONG_REQUEST,
     MAX_CLIENT_TEXT,
     Close,
     Delivery,
+    too_big,
 )
 from bridge.record.filters import Filter, FilterError, parse_object
 
-__all__ = ["HEARTBEAT_SECONDS", "Options", "SessionV2", "Source", "parse_options"]
+__all__ = ["HEARTBEAT_SECONDS", "OPTIONS", "Options", "SessionV2", "Source", "parse_options"]
 
 HEARTBEAT_SECONDS: Final = 15.0
 """Proxies cut sockets that are idle for 30 s; a page's script can't see WebSocket pings, so this is a message."""
@@ -75,6 +75,10 @@ class Source(Protocol):
         ...
 
 
+OPTIONS: Final = frozenset({"v", "history", "after", "after_audit", "batch", "max_rate"})
+"""Names of the query's parameters that are not the filter's."""
+
+
 class Options(NamedTuple):
     """What the query asks for beside the filter."""
 
@@ -87,7 +91,11 @@ class Options(NamedTuple):
 def parse_options(parameters: Sequence[tuple[str, str]]) -> Options:
     """Options from the query's parameters that are not the filter's. Raises FilterError (it names the parameter)."""
     options = Options()
+    seen: set[str] = set()
     for name, value in parameters:
+        if name in seen:
+            raise FilterError(name, value, "may be given once", "leave the others out")
+        seen.add(name)
         match name:
             case "v":
                 continue
@@ -198,7 +206,9 @@ class SessionV2:
         if self._options.after is not None:
             self._seek(self._options.after)
         elif self._options.history:
-            found, _ = self._find_back(end, self._options.history, scan=1 << 62)
+            # A filter has to be tried on each; without one the last N are simply the last N.
+            scan = self._options.history if self.filter.is_everything else _HISTORY_SCAN
+            found, _ = self._find_back(end, self._options.history, scan=scan)
             if found:
                 self.seq = found[-1].seq - 1
         if self.seq == end:
@@ -228,8 +238,8 @@ class SessionV2:
 
     def receive(self, text: str | bytes, now: float) -> None:
         """A message from the client."""
-        if len(text) > MAX_CLIENT_TEXT:
-            self.close = Close(CLOSE_TOO_BIG, f"messages may have {MAX_CLIENT_TEXT} bytes, not {len(text)}")
+        if (close := too_big(text)) is not None:
+            self.close = close
             return
         if not self._admit(now):
             return
@@ -318,9 +328,12 @@ class SessionV2:
                 )
             )
         elif cursor.seq > source.end():
-            raise BadMessage("bad_cursor", f"the newest record is {format_cursor(source.epoch, source.end())}")
+            newest = format_cursor(source.epoch, source.end())
+            raise BadMessage("bad_cursor", f"after={format_cursor(*cursor)}: the newest record is {newest}")
         else:
             self.seq = cursor.seq
+        if self._rate_gap is not None and self.seq <= self._rate_gap.after:
+            self._rate_gap = None  # what was kept back comes again
 
     def _subscribe(self, message: Subscribe) -> None:
         try:
@@ -372,7 +385,8 @@ class SessionV2:
 
     def _interleave(self, chunk: Chunk, now: float) -> list[bytes]:
         """The chunk's messages with its gaps between them, and without the system records that are too many now."""
-        rate = self._options.max_rate
+        # What is past was asked for by number; the limit is for what comes.
+        rate = 0 if self._catching_up else self._options.max_rate
         if rate:
             self._rate_tokens = min(rate, self._rate_tokens + (now - self._rate_at) * rate)
             self._rate_at = now
@@ -420,6 +434,8 @@ class SessionV2:
             _MESSAGES_BURST, self._message_tokens + (now - self._message_at) * _MESSAGES_PER_SECOND
         )
         self._message_at = now
+        if self._message_tokens >= _MESSAGES_BURST:
+            self._refused = 0  # it has calmed down
         if self._message_tokens >= 1:
             self._message_tokens -= 1
             return True

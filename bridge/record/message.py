@@ -157,7 +157,10 @@ def encode_v2(event: LogEvent, cursor: str) -> bytes:
                 actor=_text(attributes.get(names.AUDIT_ACTOR_ID)) if audit else "",
                 target=_text(attributes.get(names.AUDIT_TARGET_ID)) if audit else "",
                 outcome=_text(attributes.get(names.AUDIT_OUTCOME)) if audit else "",
-                attributes=attributes,
+                # Exceptions have a place of their own, and their stacks are long.
+                attributes=attributes
+                if event.exception is None
+                else {key: value for key, value in attributes.items() if not key.startswith("exception.")},
                 resource=event.resource,
                 exception=event.exception,
             ),

@@ -22,8 +22,8 @@ from bridge.live.session import (
     Close,
     SessionV1,
 )
-from bridge.live.session_v2 import SessionV2, parse_options
-from bridge.record.filters import FILTER_PARAMETERS, FilterError, parse_query
+from bridge.live.session_v2 import OPTIONS, SessionV2, parse_options
+from bridge.record.filters import FilterError, parse_query
 from bridge.server.auth import Policy, judge
 from bridge.server.uvicorn_protocol import EXTENSION
 
@@ -102,8 +102,9 @@ class MonitorEndpoint:
     def _session(self, scope: Scope) -> Session:
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         version = next((value for name, value in query if name == "v"), "1")
-        filter = parse_query([(name, value) for name, value in query if name in FILTER_PARAMETERS])
-        rest = [(name, value) for name, value in query if name not in FILTER_PARAMETERS]
+        # A name that is nobody's goes to the filters, who know how to suggest the one that was meant.
+        filter = parse_query([(name, value) for name, value in query if name not in OPTIONS])
+        rest = [(name, value) for name, value in query if name in OPTIONS]
         if version == "2":
             session = SessionV2(
                 self._hub,

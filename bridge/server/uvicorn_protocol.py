@@ -21,11 +21,15 @@ _BUFFER_BYTES: Final = 256 * 1024
 # How long a client may take to read what is left when the server ends; uvicorn itself waits 2 s.
 _GOODBYE_SECONDS: Final = 1.0
 
+# The same when only its own connection ends. uvicorn waits as long for the answer to a close.
+_LINGER_SECONDS: Final = 10.0
+
 
 def websocket_protocol() -> Any:
     """What to give to ``uvicorn.Config(ws=...)``: the class, or ``"auto"`` where uvicorn has no sans-I/O protocol."""
     try:
         from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+        from websockets.protocol import State
     except ImportError:
         return "auto"
 
@@ -34,6 +38,8 @@ def websocket_protocol() -> Any:
 
         _on_writable: Callable[[], None] | None = None
         _on_shutdown: Callable[[], None] | None = None
+        _linger: asyncio.TimerHandle | None = None
+        _lost = False
         can_write = True
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -42,7 +48,23 @@ def websocket_protocol() -> Any:
 
         async def run_asgi(self) -> None:
             self.scope["extensions"][EXTENSION] = {"writer": _Writer(self)}
-            await super().run_asgi()
+            try:
+                await super().run_asgi()
+            finally:
+                self._abort_after(_LINGER_SECONDS)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._lost = True
+            if self._linger is not None:
+                self._linger.cancel()
+
+        def _abort_after(self, seconds: float) -> None:
+            """End the connection: closing waits until all is written, for a client that does not read for ever."""
+            if not self._lost and (self._linger is None or self._linger.when() > self.loop.time() + seconds):
+                if self._linger is not None:
+                    self._linger.cancel()
+                self._linger = self.loop.call_later(seconds, self.transport.abort)
 
         def pause_writing(self) -> None:
             self.can_write = False
@@ -55,19 +77,22 @@ def websocket_protocol() -> Any:
                 self._on_writable()
 
         def shutdown(self) -> None:
-            # uvicorn closes every socket with 1012 before the application hears of the end: let it say goodbye.
-            if self._on_shutdown is not None and self.handshake_complete and not self.close_sent:
-                self._on_shutdown()
-                self.stop_keepalive()
-                self.queue.put_nowait({"type": "websocket.disconnect", "code": 1001})
-                self.conn.send_close(1001, "the monitor is shutting down")
+            self._abort_after(_GOODBYE_SECONDS)
+            if not self.handshake_complete or self.close_sent:
+                super().shutdown()
+                return
+            if self.conn.state is State.OPEN:
+                # uvicorn closes with 1012 before the application hears of the end: let that say goodbye.
+                code, reason = 1012, ""
+                if self._on_shutdown is not None:
+                    self._on_shutdown()
+                    code, reason = 1001, "the monitor is shutting down"
+                self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
+                self.conn.send_close(code, reason)
                 self.transport.write(b"".join(self.conn.data_to_send()))
                 self.close_sent = True
-                self.transport.close()
-                # close() waits until all is written; for a client that does not read, for ever.
-                self.loop.call_later(_GOODBYE_SECONDS, self.transport.abort)
-                return
-            super().shutdown()
+            # Else the client has closed, and does not take the answer.
+            self.transport.close()
 
     return JoinedFramesProtocol
 
@@ -82,13 +107,7 @@ class _Writer:
 
     @property
     def writable(self) -> bool:
-        protocol = self._protocol
-        return bool(
-            protocol.can_write
-            and not protocol.close_sent
-            and not protocol.disconnected
-            and not protocol.transport.is_closing()
-        )
+        return bool(self._protocol.can_write)
 
     def write(self, frames: bytes) -> None:
         protocol = self._protocol

@@ -92,7 +92,7 @@ def test_errors(
 
 def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any other exception is a defect, and is seen as one."""
-    monkeypatch.setattr(version_command, "run", lambda _: {}["defect"])
+    monkeypatch.setattr(version_command, "run", lambda _: {"code": 0}["defect"])
     with pytest.raises(KeyError):
         main(["version"])
 

@@ -119,9 +119,7 @@ class Client:
                 self.problems.append(f"a healthy client was told of gaps: {self.gaps}")
             if sum(self.counts.values()) != (newest := (system + audit) // SHARDS):
                 self.problems.append(f"{sum(self.counts.values())} records instead of {newest}")
-        return Finding(
-            self.kind, sum(self.counts.values()), self.gaps["system"], self.gaps["audit"], self.problems[:5]
-        )
+        return Finding(self.kind, sum(self.counts.values()), self.gaps["system"], self.gaps["audit"], self.problems[:5])
 
     async def _read(self, socket: ClientConnection, total: asyncio.Future[tuple[int, int, int]]) -> bool:
         """Read until everything has come (True), or it is time to leave for a while."""

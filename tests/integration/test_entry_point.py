@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from bridge import autostart
 from bridge.autostart import AutostartExporter
 from bridge.live.hub import process_hub
-from opentelemetry._logs import LogRecord
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from tests.serving import (
     PATIENCE_SECONDS,
     ROOT,
@@ -268,7 +268,7 @@ def provider() -> Iterator[LoggerProvider]:
 
 
 def test_without_a_record_nothing_is_served(provider: LoggerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server starts with the first record, not before; shutdown() stops it, and a new exporter may start another."""
+    """The server starts with the first record, not before; shutdown() stops it; a new exporter may start another."""
     port = free_port()
     monkeypatch.setenv("BRIDGE_PORT", str(port))
     for round_number in range(2):
@@ -276,7 +276,7 @@ def test_without_a_record_nothing_is_served(provider: LoggerProvider, monkeypatc
         exporter = AutostartExporter()
         own.add_log_record_processor(SimpleLogRecordProcessor(exporter))
         assert autostart.running_server() is None
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), 1)
         own.get_logger("a").emit(LogRecord(body="first"))
         with watch(port) as client:

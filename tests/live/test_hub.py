@@ -80,7 +80,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
     rung = 0
 
-    def call_soon_threadsafe(self, *arguments: Any, **options: Any) -> asyncio.Handle:
+    def call_soon_threadsafe(self, *arguments: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
         self.rung += 1
         return super().call_soon_threadsafe(*arguments, **options)
 
@@ -158,7 +158,7 @@ def test_closed_loops_are_forgotten() -> None:
         assert bell not in hub._loops.values()
         # Nobody will run it any more; without this Python would complain when it is collected.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-        task.get_coro().close()  # type: ignore[union-attr]
+        task.get_coro().close()
     assert len(hub._loops) <= 1
 
 
@@ -240,7 +240,12 @@ def test_drain_waits_for_the_last_client() -> None:
     hub = Hub()
     hub.join(9)
     assert hub.drain(0.05) is False
-    leaver = threading.Thread(target=lambda: (eventually(lambda: hub.closed), hub.leave()))
+
+    def leave() -> None:
+        eventually(lambda: hub.closed)
+        hub.leave()
+
+    leaver = threading.Thread(target=leave)
     leaver.start()
     assert hub.drain(PATIENCE_SECONDS) is True
     leaver.join()

@@ -32,7 +32,7 @@ def monitor() -> Iterator[bridge.Bridge]:
 
 @pytest.mark.parametrize("kind", ["app", "starlette", "fastapi", "mounted"])
 def test_a_record_gets_through(kind: str, monitor: bridge.Bridge) -> None:
-    """Served as it is, extended into an application or mounted below a path, a client gets records; no lifespan runs."""
+    """Served as it is, extended into an application or mounted, without lifespan, it brings records to a client."""
     path = "/ws/monitor"
     app: Any = monitor.app
     if kind == "starlette":
@@ -109,9 +109,10 @@ def test_every_route_wants_the_token(path: str) -> None:
 
 def test_refusals_over_a_websocket(monitor: bridge.Bridge) -> None:
     """A refused client sees HTTP 403 and why; one with a wrong question sees the close code."""
-    with pytest.raises(WebSocketDenialResponse) as denied, test_client(
-        monitor.app, origin="http://evil.example"
-    ).websocket_connect("ws://localhost/ws/monitor"):
+    with (
+        pytest.raises(WebSocketDenialResponse) as denied,
+        test_client(monitor.app, origin="http://evil.example").websocket_connect("ws://localhost/ws/monitor"),
+    ):
         pass
     assert (denied.value.status_code, denied.value.text[:6]) == (403, "Origin")
     with test_client(monitor.app).websocket_connect("ws://localhost/ws/monitor?v=3") as client:
@@ -122,7 +123,10 @@ def test_refusals_over_a_websocket(monitor: bridge.Bridge) -> None:
 
 def test_the_plain_test_client_is_a_stranger(monitor: bridge.Bridge) -> None:
     """Starlette's test client as it comes is no loopback peer: the answer says why, and what to do."""
-    with pytest.raises(WebSocketDenialResponse) as denied, TestClient(monitor.app).websocket_connect("ws://localhost/ws/monitor"):
+    with (
+        pytest.raises(WebSocketDenialResponse) as denied,
+        TestClient(monitor.app).websocket_connect("ws://localhost/ws/monitor"),
+    ):
         pass
     assert denied.value.text == (
         "peer testclient is not on this machine, and no token is set; "

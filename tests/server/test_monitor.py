@@ -39,7 +39,7 @@ class Client:
             "type": "websocket",
             "client": ("127.0.0.1", 50_000),
             "query_string": query.encode(),
-            "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in ({"host": "localhost"} | headers).items()],
+            "headers": [(k.encode(), v.encode()) for k, v in ({"host": "localhost"} | headers).items()],
             "extensions": {"websocket.http.response": {}} if extensions else {},
         }
         self.incoming: asyncio.Queue[Message] = asyncio.Queue()
@@ -138,9 +138,7 @@ async def test_forbidden(extensions: bool, endpoint: MonitorEndpoint, capsys: py
         start, body = sent
         assert (start["type"], start["status"]) == ("websocket.http.response.start", 403)
         assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
-        assert body["body"].decode() == (
-            f"{reason}; add it to allowed_origins (BRIDGE_ALLOWED_ORIGINS)\n"
-        )
+        assert body["body"].decode() == (f"{reason}; add it to allowed_origins (BRIDGE_ALLOWED_ORIGINS)\n")
     else:
         (close,) = sent
         assert (close["type"], close["code"], close["reason"][: len(reason)]) == ("websocket.close", 1008, reason)
@@ -158,8 +156,8 @@ def closed_after_accept(sent: list[Message]) -> tuple[int, str]:
 async def test_tokens(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     """Without the token a client is accepted, so that it can see why, and closed with 4401; no token is ever logged."""
     endpoint = MonitorEndpoint(hub, Policy("s3cret"), max_clients=2)
-    for headers in ({}, {"authorization": "Bearer wr0ng"}):
-        code, reason = closed_after_accept(await answered(Client(**headers), endpoint))
+    for client in (Client(), Client(authorization="Bearer wr0ng")):
+        code, reason = closed_after_accept(await answered(client, endpoint))
         assert (code, reason) == (4401, "no or a wrong token; send the header Authorization: Bearer <token>")
     client = Client(authorization="Bearer s3cret")
     client.start(endpoint)
@@ -294,9 +292,9 @@ async def test_an_idle_client_is_not_stuck(hub: Hub) -> None:
     hub.publish([event("1")])
     await client.until(client.texts)
     loop = asyncio.get_running_loop()
-    later = loop.time() + 0.1
-    while loop.time() < later:
-        await asyncio.sleep(0.01)
+    passed = asyncio.Event()
+    loop.call_later(0.1, passed.set)
+    await passed.wait()
     assert client.task is not None
     assert not client.task.done()
     hub.publish([event("2")])
@@ -413,6 +411,27 @@ async def test_cancelled_by_the_server(blocked: bool, hub: Hub, endpoint: Monito
     with pytest.raises(asyncio.CancelledError):
         await client.end()
     assert (hub.clients, asyncio.all_tasks() - before) == (0, set())
+
+
+async def test_a_cancellation_keeps_its_message(hub: Hub, endpoint: MonitorEndpoint) -> None:
+    """Whenever it comes, a cancellation leaves as the one that it was: anyio knows its own by their message."""
+    messages = []
+    for turns in range(12):
+        hub.reopen()
+        client = Client()
+        client.start(endpoint)
+        await client.accepted()
+        hub.close()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert client.task is not None
+        client.task.cancel("cancelled by scope 7")
+        try:
+            await client.end()
+        except asyncio.CancelledError as error:
+            messages.append(error.args)
+    assert set(messages) == {("cancelled by scope 7",)}
+    assert hub.clients == 0
 
 
 async def test_gone_before_the_handshake(hub: Hub, endpoint: MonitorEndpoint) -> None:

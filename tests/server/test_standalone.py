@@ -1,15 +1,27 @@
 """The server of our own: binding, starting, stopping."""
 
+import gc
 import logging
+import os
 import socket
 import sys
+import threading
+import time
 from typing import Any
 
 import pytest
 
 from bridge.errors import AddressUnavailable, MissingDependency, SettingsError
+from bridge.live.hub import Hub
+from bridge.record.event import LogEvent
+from bridge.server.app import build_app, build_routes
+from bridge.server.auth import Policy
 from bridge.server.standalone import StandaloneServer, bind
-from tests.serving import eventually, listening_socket
+from tests.serving import RawClient, eventually, free_port, listening_socket, run_python
+
+
+def event(message: str) -> LogEvent:
+    return LogEvent(timestamp=1, observed_timestamp=1, severity_number=9, level="INFO", logger="a", message=message)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -84,3 +96,65 @@ def test_without_a_server_installed(package: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingDependency, match=rf"needs the package {package}.*otel-audit-bridge\[server\]"):
         StandaloneServer(app, listener)
     assert listener.fileno() == -1
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_stop_with_clients(reads: bool) -> None:
+    """At the end a client gets what there is and then 1001; one that does not read delays the end by a second or so."""
+    hub = Hub()
+    routes = build_routes(hub, Policy(), prefix="", max_clients=9, statistics=dict, version="0")
+    server = StandaloneServer(build_app(routes), bind("127.0.0.1", 0, token=None))
+    server.start()
+    eventually(lambda: server.started)
+    descriptors = len(os.listdir("/dev/fd"))
+    with RawClient(server.port, receive_buffer=None if reads else 2_048) as client:
+        client.handshake()
+        count = 10 if reads else 10_000
+        hub.publish([event(f"{number} {'x' * 1_000}") for number in range(count)])
+        if reads:
+            client.read(count)
+            reading = threading.Thread(target=client.read)
+            reading.start()
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < (2.0 if reads else 4.0)
+        if reads:
+            reading.join(10)
+            assert (client.close, len(client.payloads)) == (1001, count)
+    assert hub.clients == 0
+    gc.collect()
+    # The listener is closed as well.
+    assert len(os.listdir("/dev/fd")) < descriptors
+
+
+def test_a_forked_child_lets_go_of_the_port() -> None:
+    """While a forked child of the program lives on, the port is free as soon as the program's own server has ended."""
+    result = run_python(FORKED, BRIDGE_PORT=str(free_port()))
+    assert (result.returncode, result.stderr.splitlines()[1:]) == (0, [])
+
+
+FORKED = """
+import os, socket, sys, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+from bridge import autostart
+
+provider = LoggerProvider(shutdown_on_exit=False)
+provider.add_log_record_processor(SimpleLogRecordProcessor(autostart.AutostartExporter()))
+provider.get_logger("a").emit(LogRecord(body="first"))
+port = autostart.running_server().port
+go_on, told = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.close(told)
+    os.read(go_on, 1)  # until the parent has done with it
+    os._exit(0 if autostart.running_server() is None else 1)
+provider.shutdown()
+with socket.socket() as again:
+    again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    again.bind(("127.0.0.1", port))
+os.close(told)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""

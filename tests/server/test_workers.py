@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from bridge.live.hub import Hub
 from bridge.server.app import build_routes
 from bridge.server.auth import Policy
 from bridge.server.workers import Workers, sibling_workers
-from bridge.live.hub import Hub
 
 
 class Config:
