@@ -31,6 +31,7 @@ from bridge.provider import OwnProvider, find_provider, is_rival, switch_of, tap
 from bridge.record.redact import redactor_for
 from bridge.record.values import freeze
 from bridge.settings import Settings, unknown_names
+from bridge.threads import daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -314,6 +315,10 @@ class Bridge:
         _setup_lock = threading.RLock()  # another thread may have been in setup() or shutdown()
         self._lock = threading.RLock()
         self._hub.after_fork()
+        if self._attachment is not None:
+            # The watch over the root logger is the publisher's, which in a child starts with the first record: if the
+            # handler is gone (Celery empties the root, then forks), none would ever come.
+            self._attachment.check()
         if self._publisher is not None:
             self._publisher.after_fork()
         if self._processors is not None:
@@ -352,6 +357,8 @@ def setup(**arguments: Any) -> Bridge:
                 name for name in Settings.names() if getattr(settings, name) != getattr(_current.settings, name)
             ]
             if not different:
+                if _current._attachment is not None:
+                    _current._attachment.check()
                 return _current
             words = "; ".join(
                 f"{name} was {getattr(_current.settings, name)!r} and is now {getattr(settings, name)!r}"
@@ -408,7 +415,7 @@ def _within(timeout: float, call: Callable[[int], bool]) -> bool:
         except Exception as error:
             say(logging.WARNING, "a processor could not be flushed: %r", error)
 
-    thread = threading.Thread(target=run, name="bridge-flush", daemon=True)
+    thread = daemon(run, "bridge-flush")
     try:
         thread.start()
     except RuntimeError:  # the interpreter is ending: no more threads

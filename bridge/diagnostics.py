@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["LOGGER_NAME", "say", "say_rarely"]
+__all__ = ["LOGGER_NAME", "say", "say_rarely", "speaking"]
 
 LOGGER_NAME = "bridge.diagnostics"
 
@@ -25,6 +25,7 @@ _MAX_REMEMBERED = 256
 
 _said: dict[str, float] = {}
 _said_lock = threading.Lock()
+_voice = threading.local()
 
 
 if TYPE_CHECKING:
@@ -65,10 +66,18 @@ def _logger() -> logging.Logger:
 
 def say(level: int, message: str, *args: object) -> None:
     """Log ``message % args`` on the private logger. Never raises."""
+    _voice.speaking = True
     try:
         _logger().log(level, message, *args)
     except Exception:  # noqa: S110  (the last voice there is: nobody is left to tell)
         pass
+    finally:
+        _voice.speaking = False
+
+
+def speaking() -> bool:
+    """Whether this thread is in :func:`say`: a standard error that leads back into logging must not feed us."""
+    return getattr(_voice, "speaking", False)
 
 
 def say_rarely(key: str, level: int, message: str, *args: object, clock: Callable[[], float] = time.monotonic) -> bool:

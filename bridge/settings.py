@@ -175,8 +175,8 @@ def _anything(name: str, value: Any) -> Any:
     return value
 
 
-def _setting(default: Any, check: Check, doc: str, *, env: bool = True) -> Any:
-    return field(default=default, metadata={"check": check, "doc": doc, "env": env})
+def _setting(default: Any, check: Check, doc: str, *, env: bool = True, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"check": check, "doc": doc, "env": env})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +257,9 @@ class Settings:
 
     host: str = _setting("127.0.0.1", _needed_text, "Address the stand-alone server listens on.")
     port: int = _setting(8765, _integer(0, 65_535), "Port the stand-alone server listens on; 0 takes any free one.")
-    token: str | None = _setting(None, _text, "If set, every client must send it: Authorization: Bearer <token>.")
+    token: str | None = _setting(
+        None, _text, "If set, every client must send it: Authorization: Bearer <token>.", secret=True
+    )
     allowed_origins: tuple[str, ...] = _setting(
         (), _origins, "Origins of pages, besides the server's own, that may connect."
     )

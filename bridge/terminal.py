@@ -69,7 +69,7 @@ def render_record(message: dict[str, Any], palette: Palette, *, service: bool = 
     """A record, of version 1 or 2, as one line, with its traceback below it if it has one."""
     data = message["data"]
     paint = palette.paint
-    parts = [paint("2", str(data["timestamp"])[11:23])]
+    parts = [paint("2", printable(str(data["timestamp"])[11:23]))]
     of = data.get("service") if service else None
     if message["type"] == "audit_log":
         parts.append(paint("1;30;43", " AUDIT "))

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -25,6 +25,8 @@ _LONGEST_WAIT_SECONDS: Final = 10.0
 
 # Statistics come every second. Silence this long means that the peer is gone without a word.
 _SILENCE_SECONDS: Final = 30.0
+
+_MAX_REASON_CHARS: Final = 200
 
 _FINAL_CODES: Final = frozenset({1009, 4400, 4401, 4410})
 
@@ -62,8 +64,10 @@ def monitor_url(url: str) -> str:
     try:
         parts = urlsplit(given)
         scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
-        if scheme is None or not parts.hostname or parts.port == 0:
+        host = parts.hostname
+        if scheme is None or not host or not host.isprintable() or " " in host or parts.port == 0:
             raise ValueError
+        host.encode("idna")  # what looking it up begins with
     except ValueError:
         raise WatchRefused(url, "not an address of a monitor; for example http://127.0.0.1:8765") from None
     path = parts.path if parts.path.endswith(_PATH) else parts.path.rstrip("/") + _PATH
@@ -89,8 +93,10 @@ class Follower:
         elif self._history:
             parameters.append(("history", str(self._history)))
         parts = urlsplit(self.url)
-        query = "&".join(part for part in (parts.query, urlencode(parameters)) if part)
-        return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
+        # Of what the address says itself, everything but what this client depends on.
+        own = {"v", "batch", "after"} if self.cursor else {"v", "batch"}
+        given = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in own]
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(given + parameters), ""))
 
     def heard(self, text: str) -> Message:
         """Take note of a message. Raises ``ValueError`` if it is none of the protocol's."""
@@ -123,7 +129,7 @@ def follow(
     without ``follow_on``, at the first failure; :class:`MissingDependency` without the ``websockets`` package.
     """
     try:
-        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
         from websockets.sync.client import connect
     except ImportError:
         raise MissingDependency("websockets", "watching a monitor", "server") from None
@@ -154,12 +160,14 @@ def follow(
                 raise WatchRefused(follower.url, frame.reason or f"closed with {frame.code}") from None
             reason = (frame.reason or f"closed with {frame.code}") if frame is not None else "the connection was cut"
         except InvalidStatus as refused:
-            words = (refused.response.body or b"").decode(errors="replace").strip()
+            words = _first_line((refused.response.body or b"").decode(errors="replace"))
             if refused.response.status_code < 500:
                 raise WatchRefused(follower.url, f"HTTP {refused.response.status_code} {words}".rstrip()) from None
             reason = f"HTTP {refused.response.status_code}"
-        except InvalidHandshake as error:
-            raise WatchRefused(follower.url, f"this is no monitor ({error})") from None
+        except (InvalidHandshake, InvalidURI, ValueError) as error:
+            if not (isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError | OSError)):
+                raise WatchRefused(follower.url, f"this is no monitor ({_first_line(str(error))})") from None
+            reason = "the connection was cut before there was an answer"
         except TimeoutError:
             reason = "nothing was heard for a while"
         except OSError as error:
@@ -170,6 +178,12 @@ def follow(
         # Spread out, so that a restarted server does not meet all its clients in the same instant.
         wait(pause * random.uniform(0.5, 1.0))  # noqa: S311
         pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
+
+
+def _first_line(text: str) -> str:
+    """What a person wants to see of an answer that may be a whole page."""
+    lines = text.strip().splitlines()
+    return lines[0][:_MAX_REASON_CHARS] if lines else ""
 
 
 def _text(message: str | bytes) -> str:

@@ -167,3 +167,8 @@ def test_any_text_in_the_environment_is_taken_or_named(variable: str, text: str)
     assert str(caught.value).startswith(variable)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_the_token_is_in_no_repr() -> None:
+    """Settings end up in logs and tracebacks; the token does not."""
+    assert "geheim" not in repr(Settings(token="geheim"))

@@ -159,7 +159,7 @@ class RootAttachment:
         last_resort.handle(record)
 
 
-class _Forwarder(logging.Handler):
+class _Forwarder(logging.NullHandler):
     """Stands on a logger that does not propagate and passes its records on; silent where they reach the root anyway."""
 
     def __init__(self, handler: CaptureHandler, logger: logging.Logger) -> None:

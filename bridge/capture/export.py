@@ -24,6 +24,7 @@ from opentelemetry.sdk.resources import Resource
 from bridge.capture.intake import Drops
 from bridge.diagnostics import say_rarely
 from bridge.record.values import size_of
+from bridge.threads import daemon
 
 __all__ = ["CountingBatchProcessor", "ProcessorSwitch"]
 
@@ -91,7 +92,7 @@ class CountingBatchProcessor(LogRecordProcessor):
 
     def _ensure_started(self) -> None:
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="bridge-otlp-export", daemon=True)
+            thread = daemon(self._run, "bridge-otlp-export")
             try:
                 thread.start()
             except RuntimeError:  # the interpreter is ending, or the machine has no thread left
@@ -163,7 +164,7 @@ class CountingBatchProcessor(LogRecordProcessor):
             self._drops.add("otlp_shutdown", left)
         if self._exporter is not None:
             # An exporter's shutdown() may wait for its own retry; that is its thread's business, not ours.
-            closing = threading.Thread(target=self._exporter.shutdown, name="bridge-otlp-shutdown", daemon=True)
+            closing = daemon(self._exporter.shutdown, "bridge-otlp-shutdown")
             try:
                 closing.start()
             except RuntimeError:  # the interpreter is ending, and the connection with it

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from bridge.capture.audit import AUDIT_EVENT, AuditEvent, AuditReceipt
 from bridge.capture.intake import LARGE_BYTES, CallQueue, Drops
+from bridge.diagnostics import speaking
 from bridge.record.classify import (
     AUDIT_LOGGER_PREFIX,
     AUDIT_MESSAGE_PREFIX,
@@ -54,7 +55,10 @@ _WARNING: Final = logging.WARNING
 # A traceback is text that a hostile or runaway program chooses; deep recursion is already folded by Python.
 _MAX_STACKTRACE_CHARS: Final = 256 * 1024
 
-_PLAIN, _AUDIT, _WIRE, _IGNORED = range(4)
+_PLAIN, _AUDIT, _WIRE, _IGNORED, _REDIRECTED = range(5)
+
+# Celery turns standard error into this logger: what we say there ourselves comes back by it.
+_REDIRECTED_LOGGERS: Final = ("celery.redirected",)
 
 # A logger is looked up once; programs that make a logger per request must not grow this for ever.
 _MAX_NAMES: Final = 10_000
@@ -108,8 +112,11 @@ def freeze_exception(exc_info: Any) -> ExceptionInfo | None:
     return ExceptionInfo(name, message, stack)
 
 
-class CaptureHandler(logging.Handler):
-    """Puts every record into the publisher's queue. Not a subclass of a stock handler, and it takes no lock.
+class CaptureHandler(logging.NullHandler):
+    """Puts every record into the publisher's queue. Nothing of OpenTelemetry's own handlers, and it takes no lock.
+
+    A NullHandler to whoever asks (Celery does, before it adds a console): we print nothing, so we are no reason for a
+    program to go without a handler that does.
 
     ``flush()`` and ``close()`` do nothing on purpose: ``uvicorn.Config()`` and ``dictConfig`` call both on every
     handler in the process, and neither means that the application ends.
@@ -212,7 +219,7 @@ class CaptureHandler(logging.Handler):
                 # If known, audit_log() has captured this very record, or the one it was copied from.
                 if not ("audit_record_id" in fields and self._knows(fields["audit_record_id"])):
                     self.put(fields, True, size)
-            elif kind and (kind == _IGNORED or record.levelno <= _DEBUG):
+            elif kind and _left_out(kind, record.levelno):
                 taken = False
             else:
                 items = self._items
@@ -326,6 +333,8 @@ class CaptureHandler(logging.Handler):
             kind = _IGNORED
         elif is_wire_logger(text):
             kind = _WIRE
+        elif text in _REDIRECTED_LOGGERS:
+            kind = _REDIRECTED
         if len(self._names) >= _MAX_NAMES:
             self._names.clear()
         self._names[name] = kind
@@ -359,6 +368,12 @@ class CaptureHandler(logging.Handler):
                 self.handleError(record)
         except Exception:  # noqa: S110  (telling it failed as well; the application must not hear of it)
             pass
+
+
+def _left_out(kind: int, levelno: int) -> bool:
+    if kind == _WIRE:
+        return levelno <= _DEBUG
+    return kind == _IGNORED or speaking()
 
 
 def _covers(parents: tuple[str, ...], name: str) -> bool:

@@ -34,8 +34,9 @@ SERVER_LOGGERS: Final = (
     "gunicorn.access",
     "hypercorn.error",
     "hypercorn.access",
+    "celery.task",
 )
-"""Loggers of uvicorn, gunicorn and hypercorn, most of which don't propagate: ``b.attach(*bridge.SERVER_LOGGERS)``."""
+"""Loggers of uvicorn, gunicorn, hypercorn and Celery that may not propagate: what ``b.attach()`` attaches to."""
 
 # Keys that an event may have but an attribute of a LogRecord may not: they would change what the record says.
 _RESERVED: Final = frozenset(STANDARD_FIELDS) | {"message", "asctime", "taskName", audit.AUDIT_EVENT}

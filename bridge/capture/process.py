@@ -57,6 +57,10 @@ def _in_multiprocessing_child(_: Any) -> None:
     util.Finalize(None, _at_exit, exitpriority=100)
 
 
+def _celery_child_ends(**_: Any) -> None:
+    _at_exit()
+
+
 class _Anchor:
     """multiprocessing remembers objects to call after a fork by weak reference; this one lives as long as we do."""
 
@@ -74,9 +78,9 @@ def watch_process(each: Lifecycle, *, sigterm: bool) -> Callable[[], None]:
     _watched.add(each)
     if not _registered:
         _registered = True
-        os.register_at_fork(after_in_child=_after_fork_in_child)
         atexit.register(_at_exit)
-        os.register_at_fork(before=_hook_multiprocessing)
+        if hasattr(os, "register_at_fork"):  # Windows has no fork
+            os.register_at_fork(before=_hook_multiprocessing, after_in_child=_after_fork_in_child)
         # At once as well: a forkserver's child imports the program, and so gets here, before it is a child by name.
         _hook_multiprocessing()
         process: Any = sys.modules.get("multiprocessing.process")
@@ -96,6 +100,10 @@ def _hook_multiprocessing() -> None:
     # Before a fork, not at import: importing multiprocessing costs 10 ms and most services never use it, but a fork
     # that is multiprocessing's finds it imported.
     global _multiprocessing_hooked
+    celery: Any = sys.modules.get("celery.signals")
+    if celery is not None:
+        # Celery's pool is billiard's, whose children end by os._exit() and have no finalizers; but it says so before.
+        celery.worker_process_shutdown.connect(_celery_child_ends, weak=False, dispatch_uid="bridge")
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None and not _multiprocessing_hooked:
         _multiprocessing_hooked = True

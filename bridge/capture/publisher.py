@@ -19,6 +19,7 @@ from bridge.capture.handler import Captured
 from bridge.capture.intake import CallQueue, Drops
 from bridge.diagnostics import say, say_rarely
 from bridge.record.event import LogEvent
+from bridge.threads import daemon
 
 __all__ = ["Emitter", "EventSink", "Export", "ProcessorWorker", "Publisher"]
 
@@ -74,7 +75,7 @@ class _Worker(Generic[T]):
         if self._thread is None and not self._stopping:
             with self._start_lock:
                 if self._thread is None:
-                    thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+                    thread = daemon(self._run, self.name)
                     self._thread = thread
                     try:
                         thread.start()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
 from typing import Any
+
+from bridge.errors import BridgeError
 
 _FILTERS = (
     ("streams", "system,audit", "which streams (default both)"),
@@ -62,31 +65,38 @@ def parameters(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print until Ctrl-C."""
-    from bridge.terminal import Palette, render_gap, render_record
-    from bridge.watch import Follower, follow, monitor_url
-
-    color = arguments.color
-    palette = Palette.for_stream(sys.stdout) if color == "auto" else Palette(color == "always")
-    follower = Follower(
-        monitor_url(arguments.url), parameters(arguments), history=arguments.history, after=arguments.after
-    )
-    token = arguments.token or os.environ.get("BRIDGE_TOKEN")
     # At once, also in the middle of a write or a handshake: there is nothing to save.
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    from bridge.terminal import Palette, printable, render_gap, render_record
+    from bridge.watch import Follower, WatchRefused, follow, monitor_url
+
     out = sys.stdout
-    for message in follow(follower, token=token, say=_say, follow_on=not arguments.no_follow):
-        kind = message.data["type"]
-        if kind in ("system_log", "audit_log"):
-            out.write((message.text if arguments.json else render_record(message.data, palette)) + "\n")
-        elif kind == "gap":
-            out.write((message.text if arguments.json else render_gap(message.data, palette)) + "\n")
-        elif kind == "goodbye":
-            _say(f"the server says goodbye: {message.data.get('reason')}")
-        elif kind == "error":
-            _say(f"the server says: {message.data.get('message')}")
-        out.flush()
+    if out is None:
+        raise BridgeError("tail has no standard output to print to")
+    if isinstance(out, io.TextIOWrapper):
+        # JSON is UTF-8 wherever it goes; elsewhere, what a terminal has no character for is shown by its number.
+        out.reconfigure(encoding="utf-8" if arguments.json else None, errors="backslashreplace")
+    color = arguments.color
+    palette = Palette.for_stream(out) if color == "auto" else Palette(color == "always")
+    token = arguments.token or os.environ.get("BRIDGE_TOKEN")
+
+    def say(words: str) -> None:
+        print(f"audit-bridge tail: {printable(words)}", file=sys.stderr, flush=True)
+
+    try:
+        url = monitor_url(arguments.url)
+        follower = Follower(url, parameters(arguments), history=arguments.history, after=arguments.after)
+        for message in follow(follower, token=token, say=say, follow_on=not arguments.no_follow):
+            kind = message.data["type"]
+            if kind in ("system_log", "audit_log"):
+                out.write((message.text if arguments.json else render_record(message.data, palette)) + "\n")
+            elif kind == "gap":
+                out.write((message.text if arguments.json else render_gap(message.data, palette)) + "\n")
+            elif kind == "goodbye":
+                say(f"the server says goodbye: {message.data.get('reason')}")
+            elif kind == "error":
+                say(f"the server says: {message.data.get('message')}")
+            out.flush()
+    except WatchRefused as refused:  # perhaps in words of the server's
+        raise WatchRefused(printable(refused.url), printable(refused.reason)) from None
     return 0
-
-
-def _say(words: str) -> None:
-    print(f"audit-bridge tail: {words}", file=sys.stderr, flush=True)

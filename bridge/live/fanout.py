@@ -106,9 +106,13 @@ class FanOut:
         """There is more for some client: serve another round, after whatever else the loop has to do."""
         if not self._round_due:
             self._round_due = True
-            self.loop.call_soon(self._on_records)
+            self.loop.call_soon(self._round)
 
     def _on_records(self) -> None:
+        if not self._round_due:  # else one comes anyway
+            self._round()
+
+    def _round(self) -> None:
         self._round_due = False
         self._chunks.clear()
         for client in tuple(self._clients):
@@ -151,6 +155,8 @@ class JoinedClient:
         """A message from the client."""
         self.session.receive(text, self._fan_out.loop.time())
         self._pump()
+        if self.session.close is not None:
+            _finish(self.done)  # also if the last words wait behind a full buffer
 
     def on_records(self) -> None:
         """There are new records, or the hub has closed."""
@@ -232,6 +238,7 @@ class PlainClient:
         self._send_text = send_text
         self._stuck_seconds = stuck_seconds
         self._sending_since: float | None = None
+        self._tick_due = False
         self._changed = asyncio.Event()
         self.done: asyncio.Future[None] = fan_out.loop.create_future()
         """Done once the session has closed, with everything sent that goes before; fails with what a send raised."""
@@ -270,8 +277,9 @@ class PlainClient:
                 self._stuck_seconds,
             )
             _finish(self.done)
-        elif self._sending_since is None:
-            self.session.tick(now)
+        else:
+            # By the task, between two chunks: what a client that takes nothing is told must not pile up.
+            self._tick_due = True
             self._changed.set()
 
     async def _write(self) -> None:
@@ -280,6 +288,9 @@ class PlainClient:
             while True:
                 # Cleared before looking, so that nothing falls between the look and the sleep.
                 self._changed.clear()
+                if self._tick_due:
+                    self._tick_due = False
+                    session.tick(fan_out.loop.time())
                 messages = session.take_control()
                 chunk = fan_out.chunk(session.filter, session.seq) if session.wants_records else None
                 if chunk is not None:

@@ -238,6 +238,8 @@ class SessionV2:
 
     def receive(self, text: str | bytes, now: float) -> None:
         """A message from the client."""
+        if self.close is not None:
+            return  # it is being sent away, and what it still says must not pile up
         if (close := too_big(text)) is not None:
             self.close = close
             return

@@ -71,7 +71,7 @@ class MonitorEndpoint:
             if refusal.kind == "token":
                 await _accept_and_close(send, Close(CLOSE_UNAUTHORIZED, str(refusal)))
             else:
-                await _deny(scope, send, str(refusal))
+                await _deny(scope, receive, send, str(refusal))
             return
         if self._hub.closed:
             await _accept_and_close(send, Close(CLOSE_GOING_AWAY, "the monitor is shutting down"))
@@ -205,7 +205,7 @@ def _reason(text: str) -> str:
     return text.encode()[:123].decode(errors="ignore")
 
 
-async def _deny(scope: Scope, send: Send, text: str) -> None:
+async def _deny(scope: Scope, receive: Receive, send: Send, text: str) -> None:
     if "websocket.http.response" in (scope.get("extensions") or {}):
         body = (text + "\n").encode()
         await send(
@@ -219,6 +219,13 @@ async def _deny(scope: Scope, send: Send, text: str) -> None:
             }
         )
         await send({"type": "websocket.http.response.body", "body": body})
+        # Were we back before the connection is closed, uvicorn would complain, as an error, of a handshake that was
+        # never completed.
+        with suppress(Exception):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while (await receive())["type"] != "websocket.disconnect":
+                    pass
+        await asyncio.sleep(0)
     else:
         await send({"type": "websocket.close", "code": 1008, "reason": _reason(text)})
 

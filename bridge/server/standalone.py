@@ -14,6 +14,7 @@ from typing import Any
 from bridge.errors import AddressUnavailable, MissingDependency, SettingsError
 from bridge.live.session import MAX_CLIENT_TEXT
 from bridge.server.uvicorn_protocol import websocket_protocol
+from bridge.threads import daemon
 
 __all__ = ["StandaloneServer", "bind"]
 
@@ -102,7 +103,7 @@ class StandaloneServer:
 
     def start(self) -> None:
         """Serve in a daemon thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="bridge-server", daemon=True)
+        self._thread = daemon(self._run, "bridge-server")
         self._thread.start()
 
     def _run(self) -> None:

@@ -29,7 +29,6 @@ def websocket_protocol() -> Any:
     """What to give to ``uvicorn.Config(ws=...)``: the class, or ``"auto"`` where uvicorn has no sans-I/O protocol."""
     try:
         from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-        from websockets.protocol import State
     except ImportError:
         return "auto"
 
@@ -52,6 +51,13 @@ def websocket_protocol() -> Any:
                 await super().run_asgi()
             finally:
                 self._abort_after(_LINGER_SECONDS)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.handshake_exc is not None and not self.handshake_initiated:
+                # E.g. an address of more than 8 KB. uvicorn would never answer, and fail when it ends.
+                self.transport.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
@@ -78,20 +84,17 @@ def websocket_protocol() -> Any:
 
         def shutdown(self) -> None:
             self._abort_after(_GOODBYE_SECONDS)
-            if not self.handshake_complete or self.close_sent:
+            if self.transport.is_closing():
+                return  # the client has closed, and does not take what is left; uvicorn would raise InvalidState
+            if self._on_shutdown is None or not self.handshake_complete or self.close_sent:
                 super().shutdown()
                 return
-            if self.conn.state is State.OPEN:
-                # uvicorn closes with 1012 before the application hears of the end: let that say goodbye.
-                code, reason = 1012, ""
-                if self._on_shutdown is not None:
-                    self._on_shutdown()
-                    code, reason = 1001, "the monitor is shutting down"
-                self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
-                self.conn.send_close(code, reason)
-                self.transport.write(b"".join(self.conn.data_to_send()))
-                self.close_sent = True
-            # Else the client has closed, and does not take the answer.
+            # uvicorn closes every socket with 1012 before the application hears of the end: let it say goodbye.
+            self._on_shutdown()
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1001})
+            self.conn.send_close(1001, "the monitor is shutting down")
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
             self.transport.close()
 
     return JoinedFramesProtocol

@@ -14,13 +14,22 @@ from pathlib import Path
 COLUMNS, ROWS = 118, 24
 CELL_WIDTH, CELL_HEIGHT, MARGIN = 8.4, 20, 18
 BACKGROUND, FOREGROUND = "#11151c", "#d6dbe4"
-COLOURS = {"2": "#7d8796", "31": "#f0716b", "33": "#e5b454", "34": "#6cb0f5", "1;31": "#ff5c57"}
+COLOURS = {
+    "1": "#ffffff",
+    "2": "#7d8796",
+    "31": "#f0716b",
+    "32": "#6fcf7c",
+    "33": "#e5b454",
+    "34": "#6cb0f5",
+    "36": "#66c7c7",
+    "1;31": "#ff5c57",
+}
 
 
 def record(seconds: float) -> str:
     """What the demo prints in ``seconds``, as a terminal would get it."""
     master, slave = pty.openpty()
-    process = subprocess.Popen(  # noqa: S603  (our own program)
+    process = subprocess.Popen(
         [sys.executable, "-m", "bridge", "demo", "--seconds", str(seconds), "--port", "0"],
         stdout=slave,
         stderr=subprocess.DEVNULL,

@@ -480,7 +480,9 @@ def test_a_peer_that_is_not_loopback() -> None:
 @implementations
 def test_refusals(ws: str) -> None:
     """Proxied, rebound and foreign requests get HTTP 403 with one line before the handshake."""
+    lines = Lines()
     with watched(ws=ws) as served:
+        logging.getLogger().addHandler(lines)
         for options, start in (
             ({"additional_headers": {"X-Forwarded-For": "127.0.0.1"}}, "the request came through a proxy"),
             ({"additional_headers": {"Forwarded": "for=127.0.0.1"}}, "the request came through a proxy"),
@@ -498,6 +500,7 @@ def test_refusals(ws: str) -> None:
             logging.getLogger("shop").info("own origin")
             assert texts(receive(client, 1)) == ["own origin"]
         assert bridge.setup().statistics().clients <= 1
+    assert [line for line in lines.lines if " ERROR " in line or " WARNING " in line] == []
 
 
 @implementations

@@ -86,6 +86,7 @@ class Client:
 
 async def answered(client: Client, endpoint: MonitorEndpoint) -> list[Message]:
     """All that is sent to a client that is not let in."""
+    client.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
     client.start(endpoint)
     await client.end()
     return client.sent
