@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -274,7 +275,7 @@ class BroadcastPeer(FanoutPeer):
 
 
 class OurPeer(FanoutPeer):
-    """`bridge.setup()` and the stand-alone server, everything at its default; real logging calls."""
+    """`bridge.setup()` and the stand-alone server, as `audit-bridge demo` has them; real logging calls."""
 
     # The ring holds 20,000 system records, and what was joined for many clients at once is kept for a while.
     prefill = 48_000
@@ -282,6 +283,7 @@ class OurPeer(FanoutPeer):
     def __init__(self) -> None:
         import bridge
 
+        sys.setswitchinterval(0.000_5)  # as the programs of the package do that serve
         self._bridge = bridge.setup(service_name="bench")
         logger.setLevel(logging.INFO)
         self._start()

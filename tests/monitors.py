@@ -120,14 +120,18 @@ class FrameClient:
             f"GET {path or '/ws/monitor'}{query} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n".encode()
         )
-        while b"\r\n\r\n" not in self._buffer:
-            data = self.socket.recv(4_096)
-            assert data, "the handshake was not answered"
-            self._buffer += data
-        head, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
-        self.head = head.decode()
-        self._buffer = bytearray(rest)
-        assert self.head.startswith("HTTP/1.1 101"), self.head
+        try:
+            while b"\r\n\r\n" not in self._buffer:
+                data = self.socket.recv(4_096)
+                assert data, "the handshake was not answered"
+                self._buffer += data
+            head, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
+            self.head = head.decode()
+            self._buffer = bytearray(rest)
+            assert self.head.startswith("HTTP/1.1 101"), self.head
+        except BaseException:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> "FrameClient":
         return self

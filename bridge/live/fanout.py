@@ -69,6 +69,8 @@ class FanOut:
         self._encode = RichEncoder(hub.epoch)
         self._timer: asyncio.TimerHandle | None = None
         self._round_due = False
+        self.round_end = 0
+        """The number of the newest record when the round began."""
 
     def add(self, client: JoinedClient | PlainClient) -> None:
         """Serve a client from now on."""
@@ -115,6 +117,7 @@ class FanOut:
     def _round(self) -> None:
         self._round_due = False
         self._chunks.clear()
+        self.round_end = self.hub.end()
         for client in tuple(self._clients):
             client.on_records()
         self._chunks.clear()
@@ -160,8 +163,19 @@ class JoinedClient:
 
     def on_records(self) -> None:
         """There are new records, or the hub has closed."""
-        if self._writer.writable:
-            self._pump()
+        session = self.session
+        if session.follows and self._writer.writable:
+            # The common case of _pump(), a fifth of its cost: it comes for every client at every burst.
+            chunk = self._fan_out.chunk(session.filter, session.seq)
+            if chunk is not None and not chunk.gaps:
+                session.seq = chunk.seq
+                shared = chunk.joined(session.version, session.batch)
+                if shared:
+                    self._writer.write(shared)
+                if chunk.seq < self._fan_out.round_end or self._fan_out.hub.closed:
+                    self._fan_out.again()
+                return
+        self._pump()
 
     def on_tick(self, now: float) -> None:
         """Half a second has passed."""

@@ -85,6 +85,11 @@ class SessionV1:
         """False once closed."""
         return self.close is None
 
+    @property
+    def follows(self) -> bool:
+        """True while a chunk without gaps goes to this client just as it is."""
+        return self.close is None
+
     def take_control(self) -> list[bytes]:
         """Version 1 has no control messages."""
         return []

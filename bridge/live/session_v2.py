@@ -174,6 +174,18 @@ class SessionV2:
         return not self.paused and self.close is None
 
     @property
+    def follows(self) -> bool:
+        """True while a chunk without gaps goes to this client just as it is, with nothing before or behind it."""
+        return not (
+            self._control
+            or self._catching_up
+            or self.paused
+            or self.close is not None
+            or self._options.max_rate
+            or self._ready_at is not None
+        )
+
+    @property
     def cursor(self) -> str:
         """:attr:`seq` as the client knows it."""
         return format_cursor(self._source.epoch, self.seq)

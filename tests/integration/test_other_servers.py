@@ -1,0 +1,244 @@
+"""The same endpoint on servers that know nothing of joined frames: one send a message."""
+
+import contextlib
+import json
+import signal
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.monitors import kind, numbers, record
+from tests.serving import PATIENCE_SECONDS, Child, Message, child, environment, eventually, free_port
+
+SERVICE = """
+import logging
+import bridge
+from fastapi import FastAPI
+
+b = bridge.setup(service_name="shop", max_clients=3, flush_on_sigterm=False)
+shop = logging.getLogger("shop")
+shop.setLevel(logging.INFO)
+app = FastAPI()
+app.router.routes.extend(b.routes())
+count = 0
+
+@app.get("/log/{number}")
+def log(number: int, size: int = 0):
+    global count
+    for _ in range(number):
+        count += 1
+        if count % 5:
+            shop.info("n=%d %s", count, "x" * size)
+        else:
+            bridge.audit_log(shop, f"n={count} " + "x" * size)
+    return b.force_flush()
+
+@app.get("/shutdown")
+def shutdown():
+    return b.shutdown(timeout=5)
+"""
+
+SERVERS = {
+    "uvicorn-websockets": ["uvicorn", "service:app", "--ws", "websockets", "--log-level", "warning", "--port"],
+    "uvicorn-sansio": ["uvicorn", "service:app", "--ws", "websockets-sansio", "--log-level", "warning", "--port"],
+    "uvicorn-wsproto": ["uvicorn", "service:app", "--ws", "wsproto", "--log-level", "warning", "--port"],
+    "hypercorn": ["hypercorn", "service:app", "--graceful-timeout", "3", "--bind"],
+    "granian": ["granian", "--interface", "asgi", "service:app", "--workers-graceful-timeout", "3s", "--port"],
+}
+
+
+class Service:
+    """A service in a process of its own."""
+
+    def __init__(self, name: str, process: Child, port: int) -> None:
+        self.name = name
+        self.process = process
+        self.port = port
+
+    def ask(self, path: str) -> object:
+        """The service's answer, parsed."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_SECONDS) as answer:
+            return json.loads(answer.read())
+
+    @contextlib.contextmanager
+    def client(self, query: str = "", **options: object) -> Iterator[ClientConnection]:
+        """A client that is connected."""
+        url = f"ws://127.0.0.1:{self.port}/ws/monitor{query}"
+        with connect(url, proxy=None, max_size=None, **options) as client:  # type: ignore[arg-type]
+            yield client
+
+
+@contextlib.contextmanager
+def started(name: str, folder: Path) -> Iterator[Service]:
+    (folder / "service.py").write_text(SERVICE)
+    port = free_port()
+    address = f"127.0.0.1:{port}" if name == "hypercorn" else str(port)
+    with child(sys.executable, "-m", *SERVERS[name], address, cwd=folder, env=environment()) as process:
+
+        def answers() -> bool:
+            assert process.process.poll() is None, process.lines
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return True
+            return False
+
+        eventually(answers)
+        yield Service(name, process, port)
+
+
+@pytest.fixture(scope="module", params=sorted(SERVERS))
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with started(request.param, tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+def until(client: ClientConnection, last: Callable[[Message], bool]) -> list[Message]:
+    """The next messages up to the first for which ``last(message)`` is true."""
+    messages: list[Message] = []
+    while not (messages and last(messages[-1])):
+        messages.append(json.loads(client.recv(timeout=PATIENCE_SECONDS)))
+    return messages
+
+
+def closed(client: ClientConnection) -> tuple[list[Message], int]:
+    """All that still comes, and the code of the close; 1006 without one."""
+    messages: list[Message] = []
+    while True:
+        try:
+            messages.append(json.loads(client.recv(timeout=PATIENCE_SECONDS)))
+        except ConnectionClosed as end:
+            return messages, end.rcvd.code if end.rcvd is not None else 1006
+
+
+def total(service: Service) -> int:
+    """How many records the service has logged; one more than before."""
+    with service.client("?v=2") as client:
+        until(client, kind("ready"))
+        service.ask("/log/1")
+        return numbers(until(client, lambda message: bool(numbers([message]))))[-1]
+
+
+def test_version_1(service: Service) -> None:
+    """Records and nothing else, each once, in order, audit records as such."""
+    first = total(service) + 1
+    with service.client() as client:
+        service.ask("/log/2000?size=100")
+        messages = until(client, record(first + 1_999))
+    assert list(range(first, first + 2_000)) == numbers(messages)
+    assert {"system_log", "audit_log"} == {message["type"] for message in messages}
+    assert {("type", "data")} == {tuple(message) for message in messages}
+
+
+@pytest.mark.parametrize("batch", ["", "&batch=1"])
+def test_version_2(batch: str, service: Service) -> None:
+    """Hello, history, ready, live records, subscribe, history on request, pause, and resumption by cursor."""
+    service.ask("/log/50")
+    last = total(service)
+    with service.client(f"?v=2&history=10{batch}") as client:
+        past = until(client, kind("ready"))
+        assert "hello" == past[0]["type"]
+        assert list(range(last - 9, last + 1)) == numbers(past)
+        service.ask("/log/300?size=50")
+        live = until(client, record(last + 300))
+        assert list(range(last + 1, last + 301)) == numbers(live)
+        client.send(json.dumps({"type": "history", "id": 2, "before": past[0]["newest"], "limit": 5}))
+        answer = until(client, kind("history"))[-1]
+        assert list(range(last - 5, last)) == numbers(answer["data"])
+        client.send(json.dumps({"type": "subscribe", "id": 1, "filter": {"streams": "audit"}}))
+        assert 1 == until(client, kind("subscribed"))[-1]["id"]
+        service.ask("/log/10")
+        shown = until(client, lambda message: message["type"] == "stats")
+        while len(numbers(shown)) < 2:
+            shown += until(client, lambda message: bool(numbers([message])))
+        assert [number for number in range(last + 301, last + 311) if number % 5 == 0] == numbers(shown)
+        client.send(json.dumps({"type": "pause"}))
+        client.send(json.dumps({"type": "ping", "id": "p"}))
+        cursor = until(client, kind("pong")) and past[0]["newest"]
+    service.ask("/log/3")
+    with service.client(f"?v=2&after={cursor}{batch}") as client:
+        messages = until(client, kind("ready"))
+        assert list(range(last + 1, last + 314)) == numbers(messages)
+        assert "gap" not in {message["type"] for message in messages}
+
+
+def test_close_codes(service: Service) -> None:
+    """4400, 1009 and 1013 with their reasons; a foreign page is refused before the handshake."""
+    for query in ("?v=3", "?v=2&re=("):
+        with service.client(query) as client:
+            assert ([], 4400) == closed(client)
+    for query in ("", "?v=2"):
+        with service.client(query) as client:
+            client.send("x" * 70_000)
+            messages, code = closed(client)
+            assert (1009, []) == (code, numbers(messages))
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            until(stack.enter_context(service.client("?v=2")), kind("ready"))
+        with service.client() as client:
+            assert ([], 1013) == closed(client)
+    with pytest.raises(InvalidStatus) as caught, service.client(origin="http://evil.example"):
+        pass
+    assert 403 == caught.value.response.status_code
+
+
+def test_a_flood_is_closed(service: Service) -> None:
+    """A client that does not stop talking is closed with 4400, and others go on."""
+    last = total(service)
+    with service.client("?v=2") as client, service.client() as other:
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(2_000):
+                client.send(json.dumps({"type": "ping", "id": number}))
+        assert 4400 == closed(client)[1]
+        service.ask("/log/5")
+        assert list(range(last + 1, last + 6)) == numbers(until(other, record(last + 5)))
+
+
+def test_a_client_that_does_not_read(service: Service) -> None:
+    """One that takes nothing keeps nobody else waiting, and gets every record once it reads."""
+    last = total(service)
+    options = {"max_queue": 1, "sock": None}
+    del options["sock"]
+    with service.client("?v=2", **options) as slow, service.client() as healthy:
+        for step in range(1, 11):
+            service.ask("/log/300?size=2000")
+            assert last + step * 300 in numbers(until(healthy, record(last + step * 300)))
+        assert list(range(last + 1, last + 3_001)) == numbers(until(slow, record(last + 3_000)))
+
+
+@pytest.mark.parametrize("name", sorted(SERVERS))
+def test_the_bridge_ends(name: str, tmp_path: Path) -> None:
+    """When the bridge is shut down clients get what was logged before, the goodbye, and 1001, paused or not."""
+    with started(name, tmp_path) as service, service.client("?v=2") as client, service.client("?v=2") as paused:
+        for each in (client, paused):
+            until(each, kind("ready"))
+        paused.send(json.dumps({"type": "pause"}))
+        paused.send(json.dumps({"type": "ping", "id": 1}))
+        until(paused, kind("pong"))
+        service.ask("/log/100")
+        assert service.ask("/shutdown") is True
+        messages, code = closed(client)
+        assert (list(range(1, 101)), "goodbye", 1001) == (numbers(messages), messages[-1]["type"], code)
+        messages, code = closed(paused)
+        assert ([], "goodbye", 1001) == (numbers(messages), messages[-1]["type"], code)
+
+
+@pytest.mark.parametrize("name", sorted(SERVERS))
+def test_the_server_ends(name: str, tmp_path: Path) -> None:
+    """SIGTERM with a client connected: the server ends in its time, the connection with it, and nothing complains."""
+    with started(name, tmp_path) as service, service.client("?v=2") as client:
+        until(client, kind("ready"))
+        service.ask("/log/10")
+        until(client, record(10))
+        service.process.process.send_signal(signal.SIGTERM)
+        _, code = closed(client)
+        status = service.process.wait()
+    output = "\n".join(service.process.lines)
+    print(name, code, status, output)
+    assert code in (1001, 1006, 1012)
+    assert status in (0, -signal.SIGTERM)
+    assert "Traceback" not in output
