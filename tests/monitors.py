@@ -38,9 +38,7 @@ class Monitor:
 
     def __init__(self, port: int, stuck_seconds: float, max_clients: int, token: str | None, **bounds: int) -> None:
         self.hub = Hub(**bounds)
-        endpoint = MonitorEndpoint(
-            self.hub, Policy(token=token), max_clients=max_clients, stuck_seconds=stuck_seconds
-        )
+        endpoint = MonitorEndpoint(self.hub, Policy(token=token), max_clients=max_clients, stuck_seconds=stuck_seconds)
         self.server = StandaloneServer(endpoint, bind("127.0.0.1", port, token=token))
         self.port = self.server.port
         self.server.start()
@@ -57,6 +55,11 @@ class Monitor:
     def connections(self) -> set[Any]:
         """uvicorn's connections."""
         return self.server._server.server_state.connections
+
+    def publishing(self) -> bool:
+        """Publish one more record; True, for use in a condition."""
+        self.publish()
+        return True
 
     def publish(self, count: int = 1, *, audit: bool = False, size: int = 0) -> None:
         """Publish ``count`` records: ``n=1``, ``n=2``, …, padded by ``size`` characters."""

@@ -55,9 +55,7 @@ def test_version_is_the_newest_in_the_changelog() -> None:
 
 def test_no_file_names_a_registry_or_a_machine_path() -> None:
     found = [
-        f"{path.relative_to(ROOT)}: {match[0]}"
-        for path in project_files()
-        for match in PRIVATE.finditer(text_of(path))
+        f"{path.relative_to(ROOT)}: {match[0]}" for path in project_files() for match in PRIVATE.finditer(text_of(path))
     ]
     assert found == []
 

@@ -114,7 +114,14 @@ def test_a_system_record() -> None:
     """Time, level, service, logger, message, and attributes that have no place of their own."""
     message = system(
         service="orders",
-        attributes={"order": "o-1", "n": 2, "deep": {"a": [1]}, "code.line.number": 7, "thread.id": 1, "is_audit": False},
+        attributes={
+            "order": "o-1",
+            "n": 2,
+            "deep": {"a": [1]},
+            "code.line.number": 7,
+            "thread.id": 1,
+            "is_audit": False,
+        },
     )
     assert '18:30:45.123 INFO    orders shop hello order=o-1 n=2 deep={"a": [1]}' == render_record(message, PLAIN)
     assert "18:30:45.123 INFO    shop hello" == render_record(system(service="x"), PLAIN, service=False)
@@ -149,7 +156,10 @@ def test_long_details_are_cut() -> None:
 @pytest.mark.parametrize(
     ("gap", "expected"),
     [
-        ({"reason": "evicted", "system": 1_234, "audit": 2}, "1,234 system and 2 audit records missing: no longer held"),
+        (
+            {"reason": "evicted", "system": 1_234, "audit": 2},
+            "1,234 system and 2 audit records missing: no longer held",
+        ),
         ({"reason": "slow_client", "system": 1, "audit": 0}, "1 system records missing: this client was too slow"),
         ({"reason": "rate_limit", "system": 5}, "5 system records missing: kept back by max_rate"),
         ({"reason": "epoch_changed", "system": 0, "audit": 0}, "records may be missing: the server has restarted"),

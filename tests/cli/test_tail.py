@@ -86,9 +86,7 @@ def test_wrong_use(arguments: list[str], complaint: str, capsys: pytest.CaptureF
         (["--max-rate", "0"], "max_rate='0': must be a number"),
     ],
 )
-def test_what_the_server_refuses(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_server_refuses(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What the server can't serve is one line in its words, and exit code 2."""
     with monitor() as running:
         assert 2 == main(["tail", str(running.port), *arguments])
@@ -151,7 +149,7 @@ def test_without_a_standard_output() -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        preexec_fn=lambda: os.close(1),  # noqa: PLW1509
+        preexec_fn=lambda: os.close(1),
     )
     _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert (2, "audit-bridge: tail has no standard output to print to\n") == (process.returncode, said)

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -49,8 +51,21 @@ SERVERS = {
     "uvicorn-sansio": ["uvicorn", "service:app", "--ws", "websockets-sansio", "--log-level", "warning", "--port"],
     "uvicorn-wsproto": ["uvicorn", "service:app", "--ws", "wsproto", "--log-level", "warning", "--port"],
     "hypercorn": ["hypercorn", "service:app", "--graceful-timeout", "3", "--bind"],
-    "granian": ["granian", "--interface", "asgi", "service:app", "--workers-graceful-timeout", "3s", "--port"],
+    "granian": ["granian", "--interface", "asgi", "service:app", "--workers-kill-timeout", "3s", "--port"],
 }
+
+
+IN_A_GROUP = "import os, sys; os.setsid(); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+
+
+def end_group(process: Child) -> None:
+    """End a server, and with it whatever it has started."""
+    if process.process.poll() is None:
+        process.process.terminate()
+        with contextlib.suppress(AssertionError):
+            process.wait(timeout=8)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.process.pid, signal.SIGKILL)
 
 
 class Service:
@@ -67,10 +82,11 @@ class Service:
             return json.loads(answer.read())
 
     @contextlib.contextmanager
-    def client(self, query: str = "", **options: object) -> Iterator[ClientConnection]:
+    def client(self, query: str = "", **options: Any) -> Iterator[ClientConnection]:
         """A client that is connected."""
         url = f"ws://127.0.0.1:{self.port}/ws/monitor{query}"
-        with connect(url, proxy=None, max_size=None, **options) as client:  # type: ignore[arg-type]
+        # Some close the connection itself only long after they have said so.
+        with connect(url, proxy=None, max_size=None, close_timeout=0.5, **options) as client:
             yield client
 
 
@@ -79,7 +95,10 @@ def started(name: str, folder: Path) -> Iterator[Service]:
     (folder / "service.py").write_text(SERVICE)
     port = free_port()
     address = f"127.0.0.1:{port}" if name == "hypercorn" else str(port)
-    with child(sys.executable, "-m", *SERVERS[name], address, cwd=folder, env=environment()) as process:
+    command = [sys.executable, "-c", IN_A_GROUP, "-m", *SERVERS[name], address]
+    with child(*command, cwd=folder, env=environment()) as process, contextlib.ExitStack() as stack:
+        # Some have worker processes, which live on when only the first is killed.
+        stack.callback(end_group, process)
 
         def answers() -> bool:
             assert process.process.poll() is None, process.lines
@@ -191,9 +210,10 @@ def test_a_flood_is_closed(service: Service) -> None:
     last = total(service)
     with service.client("?v=2") as client, service.client() as other:
         with contextlib.suppress(ConnectionClosed):
-            for number in range(2_000):
+            for number in range(300):
                 client.send(json.dumps({"type": "ping", "id": number}))
-        assert 4400 == closed(client)[1]
+        # Granian ends the connection with the client's words unread: the reset overtakes its own close frame.
+        assert closed(client)[1] in ((4400, 1006) if service.name == "granian" else (4400,))
         service.ask("/log/5")
         assert list(range(last + 1, last + 6)) == numbers(until(other, record(last + 5)))
 
@@ -201,9 +221,7 @@ def test_a_flood_is_closed(service: Service) -> None:
 def test_a_client_that_does_not_read(service: Service) -> None:
     """One that takes nothing keeps nobody else waiting, and gets every record once it reads."""
     last = total(service)
-    options = {"max_queue": 1, "sock": None}
-    del options["sock"]
-    with service.client("?v=2", **options) as slow, service.client() as healthy:
+    with service.client("?v=2", max_queue=1) as slow, service.client() as healthy:
         for step in range(1, 11):
             service.ask("/log/300?size=2000")
             assert last + step * 300 in numbers(until(healthy, record(last + step * 300)))
@@ -238,7 +256,8 @@ def test_the_server_ends(name: str, tmp_path: Path) -> None:
         _, code = closed(client)
         status = service.process.wait()
     output = "\n".join(service.process.lines)
-    print(name, code, status, output)
-    assert code in (1001, 1006, 1012)
+    # Granian just drops the connection; Hypercorn cancels the application, and shows the cancellation of its own task.
+    assert {"granian": 1006, "hypercorn": 1011}.get(name, 1012) == code
     assert status in (0, -signal.SIGTERM)
-    assert "Traceback" not in output
+    assert "bridge" not in output
+    assert ("Traceback" in output) <= (name == "hypercorn")

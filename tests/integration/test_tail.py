@@ -154,7 +154,9 @@ def test_connections_that_are_cut(tmp_path: Path) -> None:
     """Cut at any byte, in the handshake, in the middle of a record, it shows every record once, and no gap."""
     dice = random.Random(5)
     # In the handshake, right after it, in the middle of records; the last one lasts.
-    budgets = itertools.chain([700, 60, 300], (dice.randrange(1_500, 60_000) for _ in range(8)), itertools.repeat(1 << 60))
+    budgets = itertools.chain(
+        [700, 60, 300], (dice.randrange(1_500, 60_000) for _ in range(8)), itertools.repeat(1 << 60)
+    )
     count = 3_000
     with monitor() as running:
         proxy = Proxy(running.port, budgets)
@@ -169,7 +171,7 @@ def test_connections_that_are_cut(tmp_path: Path) -> None:
                     if running.count % 520 == 31:
                         viewer.shows(running.count)
                 viewer.shows(running.count)
-                eventually(lambda: running.publish() or proxy.connections >= 8)
+                eventually(lambda: running.publishing() and proxy.connections >= 8)
                 running.publish()
                 viewer.shows(running.count)
                 assert 0 == viewer.end()
@@ -201,7 +203,7 @@ def test_a_tail_that_is_stopped_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stuck_seconds", [60.0, 0.5])
 def test_a_tail_that_is_stopped_for_too_long(stuck_seconds: float, tmp_path: Path) -> None:
     """What the server could not keep for it, whether it was closed meanwhile or not, is told, by kind, exactly."""
-    bounds = {"system_records": 500, "audit_records": 50}
+    bounds: dict[str, Any] = {"system_records": 500, "audit_records": 50}
     with (
         monitor(stuck_seconds=stuck_seconds, **bounds) as running,
         tail(tmp_path, str(running.port), "--json") as viewer,
@@ -290,7 +292,7 @@ def test_full(tmp_path: Path) -> None:
         assert 0 == second.end()
 
 
-# -- what it prints -----------------------------------------------------------------------------------------------------
+# -- what it prints ---------------------------------------------------------------------------------------------------
 
 
 HOSTILE = [
@@ -349,7 +351,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(1), os.O_RDWR)),  # noqa: PLW1509  becomes its terminal
+            preexec_fn=lambda: os.close(os.open(os.ttyname(1), os.O_RDWR)),
             cwd=ROOT,
         )
         try:
@@ -397,7 +399,7 @@ def test_a_reader_that_takes_one_line() -> None:
         running.publish(2)
         assert [1] == numbers([json.loads(process.stdout.readline())])
         process.stdout.close()
-        eventually(lambda: running.publish() or process.poll() is not None)
+        eventually(lambda: running.publishing() and process.poll() is not None)
         assert (0, b"") == (process.returncode, process.stderr.read())
         eventually(lambda: running.hub.clients == 0)
 
@@ -427,7 +429,10 @@ def test_ctrl_c_in_every_state(tmp_path: Path) -> None:
 
 def test_filters(tmp_path: Path) -> None:
     """Only what passes the filter is shown, before and after a reconnection."""
-    with monitor() as running, tail(tmp_path, str(running.port), "--json", "--streams", "audit", "--re", "n=.*5") as viewer:
+    with (
+        monitor() as running,
+        tail(tmp_path, str(running.port), "--json", "--streams", "audit", "--re", "n=.*5") as viewer,
+    ):
         for _ in range(3):
             running.publish(20)
             running.publish(20, audit=True)

@@ -172,7 +172,7 @@ def close_code(client: JoinedClient | PlainClient) -> int:
 def test_clients_at_the_same_place_get_the_very_same_bytes(version: int, batch: bool) -> None:
     """One chunk is encoded and framed once for everybody with the same filter, version and way of batching."""
     bench = Bench()
-    options = {"batch": batch} if version == 2 else {}
+    options: dict[str, Any] = {"batch": batch} if version == 2 else {}
     writers = [bench.client(version=version, **options)[1] for _ in range(5)]
     bench.publish(3)
     bench.loop.run()
@@ -336,7 +336,7 @@ def test_answers_wait_until_they_are_taken() -> None:
 
 
 def test_a_client_that_asks_and_does_not_read_is_sent_away_at_once() -> None:
-    """Answers that nobody takes end the connection long before it is stuck, and what is said after that is not heard."""
+    """Answers that nobody takes end the connection long before it is stuck; what is said after that is not heard."""
     bench = Bench(stuck_seconds=60.0)
     bench.publish(100, size=20_000)
     client, writer = bench.client(version=2)
@@ -549,7 +549,7 @@ async def test_plain_a_send_that_never_ends_is_stuck() -> None:
 async def _turns(condition: Callable[[], Any]) -> None:
     """Let the loop run until the condition holds."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  (turns of the loop are what is waited for)
             await asyncio.sleep(0)
 
 

@@ -102,11 +102,14 @@ TYPES = st.sampled_from(["subscribe", "pause", "resume", "history", "ping"]) | V
 )
 def test_any_json_is_read_or_refused(given: object) -> None:
     """Whatever JSON comes, the answer is a message or a refusal that can be sent back."""
+    refused: BadMessage | None = None
     try:
         read_client_message(json.dumps(given, ensure_ascii=False).encode(errors="surrogatepass"))
     except BadMessage as error:
-        assert error.code in ("bad_message", "unknown_type", "bad_cursor")
-        encode("error", code=error.code, id=error.id, message=str(error))
+        refused = error
+    if refused is not None:
+        assert refused.code in ("bad_message", "unknown_type", "bad_cursor")
+        encode("error", code=refused.code, id=refused.id, message=str(refused))
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60))
@@ -130,7 +133,7 @@ def test_any_garbage_is_refused(given: bytes | str) -> None:
         ("", None),
         ("e:+1", None),
         ("e:1 ", None),
-        ("e:١", None),
+        ("e:\u0661", None),  # a digit, though not of ours
         ("e:1_0", None),
         ("e" * 128 + ":1", None),
         (5, None),

@@ -41,6 +41,12 @@ from tests.serving import PATIENCE_SECONDS, Message, RawClient, eventually, serv
 versions = pytest.mark.parametrize("query", ["", "?v=2", "?v=2&batch=1"])
 
 
+def drained(client: Any) -> None:
+    """Read until reading fails."""
+    while True:
+        client.rest()
+
+
 def flood(running: Monitor, count: int, threads: int = 1) -> list[threading.Thread]:
     """Publish from threads: each its share, one record at a time."""
 
@@ -93,7 +99,7 @@ def test_every_record_once_in_order_for_every_client(query: str) -> None:
             for thread in reading:
                 thread.start()
             assert connected.wait(PATIENCE_SECONDS)
-            writing = threading.Thread(target=lambda: [running.publish() for _ in range(count)])
+            writing = threading.Thread(target=lambda: [running.publishing() for _ in range(count)])
             writing.start()
             for thread in [writing, *reading]:
                 thread.join(PATIENCE_SECONDS)
@@ -260,8 +266,7 @@ def test_a_client_that_never_reads_is_closed_as_stuck() -> None:
         running.publish()
         assert [running.count] == numbers(healthy.until(record(running.count)))
         with pytest.raises(AssertionError, match="cut in the middle"):
-            while True:
-                stalled.rest()
+            drained(stalled)
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
@@ -389,7 +394,7 @@ def test_a_thousand_connections_leave_nothing() -> None:
         assert len(gc.get_objects()) - objects < 2_000
 
 
-# -- where it is --------------------------------------------------------------------------------------------------------
+# -- where it is ------------------------------------------------------------------------------------------------------
 
 
 def test_without_uvicorns_protocol_plain_sends_do(monkeypatch: pytest.MonkeyPatch) -> None:
