@@ -261,6 +261,11 @@ def http(status: str, body: str = "") -> Callable[[socket.socket], None]:
     return answer
 
 
+def ssh(connection: socket.socket) -> None:
+    connection.recv(4_096)
+    connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -269,7 +274,7 @@ def http(status: str, body: str = "") -> Callable[[socket.socket], None]:
         (http("404 Not Found", "y" * 5_000), ": HTTP 404 " + "y" * 200),
         (http("401 Unauthorized"), ": HTTP 401"),
         (http("200 OK", "hello"), ": HTTP 200 hello"),
-        (lambda connection: connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n"), ": this is no monitor (did not receive"),
+        (ssh, ": this is no monitor (did not receive"),
         (http("101 Switching Protocols"), ": this is no monitor ("),
     ],
 )

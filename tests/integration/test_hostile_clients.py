@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import random
 import socket
@@ -51,19 +50,38 @@ class Healthy:
 
 
 @contextlib.contextmanager
-def besieged(**options: float) -> Iterator[tuple[Monitor, Healthy]]:
-    """A monitor with a healthy client, that at the end has got every record, once and in order."""
-    with monitor(**options) as running:  # type: ignore[arg-type]
-        healthy = Healthy(running)
-        try:
-            healthy.goes_on()
-            yield running, healthy
-            healthy.goes_on()
-        finally:
-            healthy.end()
-        assert healthy.error is None
-        assert list(range(1, running.count + 1)) == healthy.found
-        eventually(lambda: running.hub.clients == 0 and not running.connections)
+def watched_over(running: Monitor) -> Iterator[Healthy]:
+    """A healthy client beside, that at the end has got every record, once and in order; and then nobody is left."""
+    first = running.count + 1
+    healthy = Healthy(running)
+    try:
+        healthy.goes_on()
+        yield healthy
+        healthy.goes_on()
+    finally:
+        healthy.end()
+    assert healthy.error is None
+    assert list(range(first, running.count + 1)) == healthy.found
+    eventually(lambda: running.hub.clients == 0 and not running.connections)
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Monitor]:
+    """One monitor that lives through all of it."""
+    with monitor() as running:
+        yield running
+
+
+@pytest.fixture
+def healthy(lasting: Monitor) -> Iterator[Healthy]:
+    with watched_over(lasting) as client:
+        yield client
+
+
+@pytest.fixture
+def running(lasting: Monitor, healthy: Healthy) -> Monitor:
+    """The monitor, with a healthy client beside."""
+    return lasting
 
 
 def send_raw(port: int, data: bytes) -> bytes:
@@ -87,7 +105,8 @@ KEY = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     [
         (b"\x00\x01\x02\x03\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xaa" * 200, b"400"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
+        # h11 asks for an upgrade, httptools calls it bad: whichever uvicorn has.
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"4"),
         (b"GET /ws/monitor HTTP/1.1\r\nHost: localhost\r\n\r\n", b"426"),
         (b"GET /ws/monitor HTTP/1.1\r\n" + UPGRADE + b"\r\n", b"400"),
         (b"GET /ws/monitor HTTP/1.1\r\n" + UPGRADE + KEY + b"Sec-WebSocket-Version: 99\r\n\r\n", b"400"),
@@ -108,28 +127,26 @@ KEY = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         (b"", b""),
     ],
 )
-def test_garbage_instead_of_a_handshake(data: bytes, status: bytes) -> None:
+def test_garbage_instead_of_a_handshake(running: Monitor, data: bytes, status: bytes) -> None:
     """What is no handshake is answered with an HTTP error, or with nothing if nothing was asked, and ends."""
-    with besieged() as (running, _):
-        answer = send_raw(running.port, data)
-        assert (b"HTTP/1.1 " + status if status else b"") == answer[: 9 + len(status) if status else 9]
+    answer = send_raw(running.port, data)
+    assert (b"HTTP/1.1 " + status if status else b"") == answer[: 9 + len(status) if status else 9]
 
 
-def test_random_bytes() -> None:
+def test_random_bytes(running: Monitor) -> None:
     """Random bytes, in the handshake or as frames, end the connection and nothing else."""
     dice = random.Random(3)
-    with besieged() as (running, _):
-        for number in range(60):
-            data = dice.randbytes(dice.randrange(1, 400))
-            if number % 2:
-                send_raw(running.port, data)
-                continue
-            with FrameClient(running.port, "?v=2") as client:
-                client.socket.sendall(data)
-                with contextlib.suppress(OSError):
-                    client.socket.shutdown(socket.SHUT_WR)
-                client.rest()
-                assert client.closed in (None, 1002, 1007, 1009, 1000)
+    for number in range(60):
+        data = dice.randbytes(dice.randrange(1, 400))
+        if number % 2:
+            send_raw(running.port, data)
+            continue
+        with FrameClient(running.port, "?v=2") as client:
+            client.socket.sendall(data)
+            with contextlib.suppress(OSError):
+                client.socket.shutdown(socket.SHUT_WR)
+            client.rest()
+            assert client.closed in (None, 1002, 1007, 1009, 1000)
 
 
 def resident_bytes() -> int:
@@ -141,9 +158,9 @@ def resident_bytes() -> int:
     "data",
     [b"garbage", b"\x00" * 100, b"[" * 60_000, b'{"type":"drop table"}', '{"type":"ping","id":"\U0001f4a3'.encode()],
 )
-def test_garbage_messages(opcode: int, data: bytes) -> None:
+def test_garbage_messages(running: Monitor, opcode: int, data: bytes) -> None:
     """A message that can't be read, text or binary, is an error by its name, and the client may go on."""
-    with besieged() as (running, _), FrameClient(running.port, "?v=2") as client:
+    with FrameClient(running.port, "?v=2") as client:
         client.send(opcode, data)
         error = client.until(kind("error"))[-1]
         assert error["code"] in ("bad_message", "unknown_type")
@@ -166,18 +183,18 @@ def test_garbage_messages(opcode: int, data: bytes) -> None:
         (masked(0, b"continued"), 1002),
     ],
 )
-def test_frames_that_break_the_rules(version: str, data: bytes, code: int) -> None:
+def test_frames_that_break_the_rules(running: Monitor, version: str, data: bytes, code: int) -> None:
     """A frame that is too large or wrong closes with the code that WebSocket has for it."""
-    with besieged() as (running, _), FrameClient(running.port, version) as client:
+    with FrameClient(running.port, version) as client:
         with contextlib.suppress(ConnectionError):  # closed before it has taken all of it
             client.socket.sendall(data)
         client.rest()
         assert client.closed == code
 
 
-def test_a_message_in_endless_fragments() -> None:
+def test_a_message_in_endless_fragments(running: Monitor) -> None:
     """A message that only grows is too big, however small its pieces."""
-    with besieged() as (running, _), FrameClient(running.port, "?v=2") as client:
+    with FrameClient(running.port, "?v=2") as client:
         piece = masked(0, b"x" * 1_000, last=False)
         client.send(TEXT, b"x", last=False)
         with contextlib.suppress(ConnectionError):
@@ -193,9 +210,9 @@ def test_a_message_in_endless_fragments() -> None:
 @pytest.mark.parametrize(
     "pattern", ["(a+)+$", "(a|aa)+$", "(x+x+)+y", "([a-zA-Z]+)*$", "(.*)*(.*)*(.*)*=", "^(([a-z])+.)+[A-Z]([a-z])+$"]
 )
-def test_patterns_that_explode_elsewhere(pattern: str) -> None:
+def test_patterns_that_explode_elsewhere(running: Monitor, healthy: Healthy, pattern: str) -> None:
     """A pattern that goes back for ever in other engines is only a pattern here."""
-    with besieged() as (running, healthy), FrameClient(running.port, "?v=2") as client:
+    with FrameClient(running.port, "?v=2") as client:
         client.say(type="subscribe", id=1, filter={"re": pattern})
         assert 1 == client.until(kind("subscribed"))[-1]["id"]
         running.publish(1, size=20_000)
@@ -221,9 +238,9 @@ def test_patterns_that_explode_elsewhere(pattern: str) -> None:
         ("x", False),
     ],
 )
-def test_filters_at_and_over_their_bounds(filter: object, accepted: bool | None) -> None:
+def test_filters_at_and_over_their_bounds(running: Monitor, filter: object, accepted: bool | None) -> None:
     """A filter is taken, or refused by name; either way the old client and the healthy one go on."""
-    with besieged() as (running, _), FrameClient(running.port, "?v=2") as client:
+    with FrameClient(running.port, "?v=2") as client:
         client.say(type="subscribe", id=1, filter=filter)
         answer = client.until(lambda message: message["type"] in ("subscribed", "error"))[-1]
         assert answer["type"] in {True: ["subscribed"], False: ["error"], None: ["subscribed", "error"]}[accepted]
@@ -233,21 +250,20 @@ def test_filters_at_and_over_their_bounds(filter: object, accepted: bool | None)
         client.until(kind("pong"))
 
 
-def test_refused_in_the_address() -> None:
+def test_refused_in_the_address(running: Monitor) -> None:
     """A query that can't be served is closed with 4400 and a reason, whatever is in it."""
-    with besieged() as (running, _):
-        for query in ("?v=2&re=(", "?v=3", "?v=2&history=9999999999", "?v=2&after=%ff", "?%00=1", "?re=("):
-            with FrameClient(running.port, query) as client:
-                assert [] == client.rest()
-                assert 4400 == client.closed
+    for query in ("?v=2&re=(", "?v=3", "?v=2&history=9999999999", "?v=2&after=%ff", "?%00=1", "?re=("):
+        with FrameClient(running.port, query) as client:
+            assert [] == client.rest()
+            assert 4400 == client.closed
 
 
 # -- floods ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_flood_of_subscriptions() -> None:
+def test_a_flood_of_subscriptions(running: Monitor) -> None:
     """Far more messages than allowed are not heard, said so, and closed with 4400 if they go on."""
-    with besieged() as (running, _), FrameClient(running.port, "?v=2") as client:
+    with FrameClient(running.port, "?v=2") as client:
         messages: list[Message] = []
         reading = threading.Thread(target=lambda: messages.extend(client.rest()))
         reading.start()
@@ -264,9 +280,9 @@ def test_a_flood_of_subscriptions() -> None:
         assert "rate_limited" in {message.get("code") for message in messages}
 
 
-def test_a_person_who_clicks_fast_is_not_closed() -> None:
+def test_a_person_who_clicks_fast_is_not_closed(running: Monitor) -> None:
     """A burst within the bounds is answered in full and in order."""
-    with besieged() as (running, _), FrameClient(running.port, "?v=2") as client:
+    with FrameClient(running.port, "?v=2") as client:
         for number in range(50):
             client.say(type="subscribe", id=number, filter={"q": str(number)})
         answers = client.until(lambda message: message.get("id") == 49)
@@ -274,13 +290,13 @@ def test_a_person_who_clicks_fast_is_not_closed() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="platform: memory is read from /proc")
-def test_history_asked_for_and_never_read() -> None:
+def test_history_asked_for_and_never_read(running: Monitor) -> None:
     """Answers that nobody takes are bounded: the client is closed, and costs a few megabytes at most."""
 
     def waiting(connection: Any) -> int:
         return int(connection.transport.get_write_buffer_size())
 
-    with besieged() as (running, _), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         (own,) = running.connections
         clients = [stack.enter_context(FrameClient(running.port, "?v=2", receive_buffer=2_048)) for _ in range(4)]
         for client in clients:
@@ -297,9 +313,9 @@ def test_history_asked_for_and_never_read() -> None:
         assert resident_bytes() - before < 100 << 20
 
 
-def test_pings_without_end() -> None:
+def test_pings_without_end(running: Monitor) -> None:
     """WebSocket pings as fast as they go are each answered, and delay nobody."""
-    with besieged() as (running, _healthy), FrameClient(running.port, "?v=2") as client:
+    with FrameClient(running.port, "?v=2") as client:
         pings = b"".join(masked(9, str(number).encode()) for number in range(5_000))
         sending = threading.Thread(target=client.socket.sendall, args=(pings,))
         sending.start()
@@ -309,7 +325,7 @@ def test_pings_without_end() -> None:
         assert [str(number).encode() for number in range(5_000)] == [payload for _, payload in client.control]
 
 
-def test_thousands_of_quick_connections() -> None:
+def test_thousands_of_quick_connections(running: Monitor) -> None:
     """Two thousand connections from many threads come and go; who stays is served."""
 
     def connect(number: int) -> None:
@@ -320,13 +336,13 @@ def test_thousands_of_quick_connections() -> None:
             with FrameClient(running.port, "?v=2&history=100" if number % 3 == 1 else "") as client:
                 client.send(CLOSE, b"\x03\xe8")
 
-    with besieged() as (running, _), concurrent.futures.ThreadPoolExecutor(16) as pool:
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
         list(pool.map(connect, range(2_000)))
 
 
 def test_no_more_clients_than_allowed() -> None:
     """Over ``max_clients`` each is told 1013, and a place that falls free is taken."""
-    with besieged(max_clients=10) as (running, _), contextlib.ExitStack() as stack:
+    with monitor(max_clients=10) as running, watched_over(running), contextlib.ExitStack() as stack:
         clients = [stack.enter_context(FrameClient(running.port, "?v=2")) for _ in range(9)]
         for client in clients:
             client.until(kind("ready"))
@@ -339,10 +355,10 @@ def test_no_more_clients_than_allowed() -> None:
             client.until(kind("ready"))
 
 
-def test_handshakes_that_never_end() -> None:
+def test_handshakes_that_never_end(running: Monitor, healthy: Healthy) -> None:
     """Two hundred connections that send their handshake byte by byte, or not at all, hold up nobody else."""
     handshake = b"GET /ws/monitor?v=2 HTTP/1.1\r\n" + UPGRADE + KEY + b"Sec-WebSocket-Version: 13\r\n\r\n"
-    with besieged() as (running, healthy), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         slow = [
             stack.enter_context(socket.create_connection(("127.0.0.1", running.port), PATIENCE_SECONDS))
             for _ in range(200)
@@ -361,7 +377,7 @@ def test_handshakes_that_never_end() -> None:
         assert answer.startswith(b"HTTP/1.1 101")
 
 
-def test_many_kinds_at_once() -> None:
+def test_many_kinds_at_once(running: Monitor, healthy: Healthy) -> None:
     """All of it at the same time: the healthy client gets every record, once, in order."""
     stop = threading.Event()
 
@@ -391,18 +407,16 @@ def test_many_kinds_at_once() -> None:
             client.say(type="subscribe", id=1, filter={"re": "(x+x+)+y", "q": "n="})
             client.until(kind("subscribed"))
 
-    with besieged() as (running, healthy):
-        attacks = [
-            threading.Thread(target=until_stopped, args=(attack,))
-            for attack in (stalled, chatty, large, random_bytes, regex)
-        ]
+    attacks = [
+        threading.Thread(target=until_stopped, args=(attack,))
+        for attack in (stalled, chatty, large, random_bytes, regex)
+    ]
+    for attack in attacks:
+        attack.start()
+    try:
+        for _ in range(20):
+            healthy.goes_on(100)
+    finally:
+        stop.set()
         for attack in attacks:
-            attack.start()
-        try:
-            for _ in range(20):
-                healthy.goes_on(100)
-        finally:
-            stop.set()
-            for attack in attacks:
-                attack.join(PATIENCE_SECONDS)
-    assert json.dumps(healthy.found[:3]) == "[1, 2, 3]"
+            attack.join(PATIENCE_SECONDS)
