@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from typing import Any, Final
 
 __all__ = ["Palette", "printable", "render_gap", "render_record"]
@@ -46,12 +45,9 @@ def printable(text: str) -> str:
 
     Log content is hostile: as it stands it could move the cursor, set the title, or turn words around.
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
-    return "".join(
-        c if c == " " or (c.isprintable() and unicodedata.category(c) != "Cf") else c.encode("unicode_escape").decode()
-        for c in text
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _detail(values: Any) -> str:

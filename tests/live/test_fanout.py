@@ -236,6 +236,19 @@ def test_a_long_way_takes_rounds_that_let_others_run() -> None:
     assert list(range(1, 602)) == numbers(behind.messages())
 
 
+def test_a_round_gives_all_there_is() -> None:
+    """What one client was given between two rounds is not all that the next round has for the others."""
+    bench = Bench()
+    asking, first = bench.client(version=2)
+    _, second = bench.client()
+    bench.publish()
+    asking.heard('{"type":"ping","id":1}')
+    bench.publish(2)
+    bench.loop.turn()
+    assert (1, [1, 2, 3]) == (len(second.written), numbers(second.messages()))
+    assert [1, 2, 3] == numbers(first.messages())
+
+
 def test_between_rounds_no_chunk_is_kept() -> None:
     """A round leaves no bytes behind."""
     bench = Bench()
@@ -293,6 +306,24 @@ def test_a_version_1_client_that_missed_audit_records_is_closed() -> None:
     bench.loop.run()
     assert (4408, True, []) == (close_code(client), client.done.done(), writer.written)
     assert (0, 7) == bench.hub.statistics()[-2:]
+
+
+@pytest.mark.parametrize("audit", [False, True])
+def test_a_burst_larger_than_the_ring(audit: bool) -> None:
+    """Records evicted before the loop could look are missed by every client: told, counted, or closed for."""
+    bench = Bench(system_records=3, audit_records=3)
+    plain, plain_writer = bench.client()
+    rich, rich_writer = bench.client(version=2)
+    bench.publish(10, audit=audit)
+    bench.loop.run()
+    assert ((0, 14) if audit else (14, 0)) == bench.hub.statistics()[-2:]
+    if audit:
+        assert ((4408, 4408), []) == ((close_code(plain), close_code(rich)), numbers(plain_writer.messages()))
+        assert ("goodbye", "too_slow") == tuple(rich_writer.messages()[-1][key] for key in ("type", "reason"))
+        return
+    assert [8, 9, 10] == numbers(plain_writer.messages()) == numbers(rich_writer.messages())
+    assert ["gap", *["system_log"] * 3] == [message["type"] for message in rich_writer.messages()[-4:]]
+    assert (None, None) == (plain.session.close, rich.session.close)
 
 
 def test_a_client_that_takes_nothing_for_long_is_stuck(capsys: pytest.CaptureFixture[str]) -> None:
