@@ -100,7 +100,10 @@ class Follower:
 
     def heard(self, text: str) -> Message:
         """Take note of a message. Raises ``ValueError`` if it is none of the protocol's."""
-        data = msgspec.json.decode(text)
+        try:
+            data = msgspec.json.decode(text)
+        except msgspec.DecodeError as error:  # a ValueError only since msgspec 0.20
+            raise ValueError(str(error)) from None
         if not isinstance(data, dict) or not isinstance(data.get("type"), str):
             raise ValueError("not a message of the monitor's")
         # A gap that was told is behind us: cut off right here, it is not told again.
