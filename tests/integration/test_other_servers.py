@@ -229,7 +229,11 @@ def test_a_client_that_does_not_read(service: Service) -> None:
         assert list(range(last + 1, last + 3_001)) == numbers(until(slow, record(last + 3_000)))
 
 
-@pytest.mark.parametrize("name", sorted(SERVERS))
+# How uvicorn's two other implementations end is in test_monitor.
+endings = pytest.mark.parametrize("name", ["granian", "hypercorn", "uvicorn-wsproto"])
+
+
+@endings
 def test_the_bridge_ends(name: str, tmp_path: Path) -> None:
     """When the bridge is shut down clients get what was logged before, the goodbye, and 1001, paused or not."""
     with started(name, tmp_path) as service, service.client("?v=2") as client, service.client("?v=2") as paused:
@@ -246,7 +250,7 @@ def test_the_bridge_ends(name: str, tmp_path: Path) -> None:
         assert ([], "goodbye", 1001) == (numbers(messages), messages[-1]["type"], code)
 
 
-@pytest.mark.parametrize("name", sorted(SERVERS))
+@endings
 def test_the_server_ends(name: str, tmp_path: Path) -> None:
     """SIGTERM with a client connected: the server ends in its time, the connection with it, and nothing complains."""
     with started(name, tmp_path) as service, service.client("?v=2") as client:

@@ -63,7 +63,7 @@ def post_worker_init(worker):
     from bridge.server.standalone import StandaloneServer, bind
     server = StandaloneServer(bridge.setup(service_name="httpbin").app, bind("127.0.0.1", 0, token=None))
     server.start()
-    print("live view", os.getpid(), server.port, flush=True)
+    os.write(1, f"live view {os.getpid()} {server.port}\\n".encode())  # whole: two workers say it at once
 """
 
 HTTPBIN = """
