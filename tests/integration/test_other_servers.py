@@ -262,7 +262,7 @@ def test_the_server_ends(name: str, tmp_path: Path) -> None:
         status = service.process.wait()
     output = "\n".join(service.process.lines)
     # Granian just drops the connection; Hypercorn cancels the application, and shows the cancellation of its own task.
-    assert {"granian": 1006, "hypercorn": 1011}.get(name, 1012) == code
-    assert status in (0, -signal.SIGTERM)
-    assert "bridge" not in output
-    assert ("Traceback" in output) <= (name == "hypercorn")
+    assert code in {"granian": [1006], "hypercorn": [1011, 1006]}.get(name, [1012]), output
+    assert status in (0, -signal.SIGTERM), output
+    assert "bridge/" not in output
+    assert "Traceback" not in output or name == "hypercorn", output
