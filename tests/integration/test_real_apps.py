@@ -236,9 +236,9 @@ def check_celery(where: str, folder: Path, *options: str, number: signal.Signals
     expected = sorted([*DONE, "hang 0"]) if "HANG" in env else DONE
     with http_sink() as sink, running(sink, folder, *worker(*options), WHERE=where, **env) as process:
         process.line("sent")
-        eventually(lambda: len(of_tasks(sink)) >= len(expected) and len(failures(sink)) >= 8, "all arrives", 8.0)
+        eventually(lambda: len(of_tasks(sink)) >= len(expected) and len(failures(sink)) >= 8, "all arrives", 25.0)
         if "HANG" in env:
-            eventually(lambda: any("Hard time limit" in row["body"] for row in sink.rows()), "the kill is logged", 5.0)
+            eventually(lambda: any("Hard time limit" in row["body"] for row in sink.rows()), "the kill is logged", 15.0)
         ends(process, number)
         assert of_tasks(sink) == expected
         assert failures(sink)[4:] == [f"fail {number}" for number in range(4)]
@@ -280,7 +280,7 @@ def test_celery_replaces_children(tmp_path: Path) -> None:
     with http_sink() as sink, running(sink, tmp_path, *command, **env) as process:
         expected = sorted(text for text in DONE if not text.startswith("try"))
         process.line("sent")
-        eventually(lambda: of_tasks(sink) == expected, "all arrives", 8.0)
+        eventually(lambda: of_tasks(sink) == expected, "all arrives", 25.0)
         ends(process, signal.SIGTERM)
         assert of_tasks(sink) == expected
 
