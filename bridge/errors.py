@@ -76,19 +76,20 @@ class MissingDependency(BridgeError, ImportError):
 class AddressUnavailable(BridgeError, OSError):
     """A host or port can't be bound.
 
-    Attributes: ``host``, ``port``, ``reason``.
+    Attributes: ``host``, ``port``, ``reason``, ``option`` (how to choose another port).
     """
 
-    def __init__(self, host: str, port: int, reason: str) -> None:
-        super().__init__(host, port, reason)
+    def __init__(self, host: str, port: int, reason: str, option: str = "--port N, BRIDGE_PORT=N") -> None:
+        super().__init__(host, port, reason, option)
         self.host = host
         self.port = port
         self.reason = reason
+        self.option = option
 
     def __str__(self) -> str:
         return (
             f"can't listen on {self.host}:{self.port} ({self.reason}); "
-            "choose another port (--port N, BRIDGE_PORT=N; 0 takes any free one) or end the program that uses it"
+            f"choose another port ({self.option}; 0 takes any free one) or end the program that uses it"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -111,6 +112,13 @@ def _origins(name: str, value: Any) -> tuple[str, ...]:
                 "for example https://ops.example.com",
             )
     return tuple(origin.lower() for origin in origins)
+
+
+def _file(name: str, value: Any) -> str | None:
+    text = _text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+    if text is not None and not os.path.isfile(text):
+        raise SettingsError(name, value, "must be a file that exists", "give its whole path")
+    return text
 
 
 def _endpoint(name: str, value: Any) -> str | None:
@@ -233,6 +241,12 @@ class Settings:
         "grpc or http/protobuf. Default: OTEL_EXPORTER_OTLP_[LOGS_]PROTOCOL, else grpc for port 4317 and "
         "http/protobuf for any other.",
     )
+    monitor_endpoint: str | None = _setting(
+        None,
+        _endpoint,
+        "An audit-bridge serve that shows this process's records, by OTLP; the process then shows none itself. "
+        "Port 4317 means gRPC, any other HTTP.",
+    )
 
     queue_records: int = _setting(
         65_536,
@@ -269,6 +283,39 @@ class Settings:
         "Host names, besides loopback ones, that requests may carry. With a token and no list: any.",
     )
     max_clients: int = _setting(1_000, _integer(1, 1_000_000), "Live clients at once; one more is closed with 1013.")
+    otlp_grpc_port: int = _setting(
+        4317, _integer(0, 65_535), "Port on which serve takes OTLP over gRPC; 0 takes any free one."
+    )
+    otlp_http_port: int = _setting(
+        4318, _integer(0, 65_535), "Port on which serve takes OTLP over HTTP; 0 takes any free one."
+    )
+    receive_bytes: int = _setting(
+        16 * _MIB,
+        _integer(1_024, 1 << 30),
+        "Bytes of a received request, packed or unpacked; a larger one is refused.",
+    )
+    receive_pending_bytes: int = _setting(
+        64 * _MIB,
+        _integer(1_024, 1 << 34),
+        "Bytes of requests on their way at once; past it senders are told to come again (503, UNAVAILABLE).",
+    )
+    dedupe_records: int = _setting(
+        262_144,
+        _integer(0, 100_000_000),
+        "Ids of received records that are remembered, at least, to leave out copies; 0 leaves none out.",
+    )
+    audit_sources: tuple[str, ...] = _setting(
+        ("*",), _words, "Services whose received records may show as audit records: names or globs of service.name."
+    )
+    tls_certificate: str | None = _setting(
+        None, _file, "PEM file with serve's certificate and its chain: all ports speak TLS."
+    )
+    tls_key: str | None = _setting(None, _file, "PEM file with the certificate's key; needed with it.")
+    tls_client_ca: str | None = _setting(
+        None,
+        _file,
+        "PEM file of authorities: on the OTLP ports a sender must show a certificate that one of them signed.",
+    )
     shutdown_timeout: float = _setting(5.0, _seconds, "Seconds that the end of the process waits for what is queued.")
 
     def __post_init__(self) -> None:
@@ -276,6 +323,13 @@ class Settings:
             value = getattr(self, item.name)
             if value is not item.default:
                 object.__setattr__(self, item.name, item.metadata["check"](item.name, value))
+        for name, needed in (
+            ("tls_certificate", "tls_key"),
+            ("tls_key", "tls_certificate"),
+            ("tls_client_ca", "tls_certificate"),
+        ):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise SettingsError(name, getattr(self, name), f"needs {needed} too", "set both, or neither")
 
     @classmethod
     def names(cls) -> dict[str, dataclasses.Field[Any]]:

@@ -17,10 +17,11 @@ from bridge.capture.audit import AUDIT_EVENT, AuditEvent
 from bridge.capture.context import current_audit_context
 from bridge.capture.handler import FORMAT_ERROR, STANDARD_FIELDS, Captured, format_message
 from bridge.record import attributes as names
+from bridge.record.cut import cut_text, cut_value
 from bridge.record.event import UNSET, ExceptionInfo, LogEvent, Unset
 from bridge.record.redact import Redactor
 from bridge.record.severity import severity_number, severity_text
-from bridge.record.values import INT64_MAX, AnyValue, freeze, safe_repr, safe_text, size_of
+from bridge.record.values import INT64_MAX, AnyValue, freeze, safe_repr, safe_text
 
 __all__ = ["Converted", "Converter"]
 
@@ -259,14 +260,14 @@ class Converter:
             attributes=otel_attributes,
             event_name=event_name or None,
         )
-        if large > self._text_chars:
-            attributes = {key: self._cut_value(value) for key, value in attributes.items()}
+        if large > (chars := self._text_chars):
+            attributes = {key: cut_value(value, chars) for key, value in attributes.items()}
             if action is not UNSET:
-                action = self._cut_value(action)
+                action = cut_value(action, chars)
             if isinstance(metadata, dict):
-                metadata = {key: self._cut_value(value) for key, value in metadata.items()}
+                metadata = {key: cut_value(value, chars) for key, value in metadata.items()}
             elif metadata is not UNSET:
-                metadata = self._cut_value(metadata)
+                metadata = cut_value(metadata, chars)
         trace_id, span_id = otel.trace_id, otel.span_id  # those of the caller's span: we run in its context
         event = LogEvent(
             timestamp=timestamp,
@@ -274,7 +275,7 @@ class Converter:
             severity_number=site.number,
             level=site.level,
             logger=site.logger,
-            message=self._cut(message),
+            message=cut_text(message, self._text_chars),
             is_audit=audit,
             module=site.module,
             function=site.function,
@@ -295,7 +296,7 @@ class Converter:
     def fallback(self, captured: Captured, observed: int) -> Converted:
         """The least that can be shown of a record that :meth:`convert` failed on."""
         fields, _, audit, _ = captured
-        message = self._cut(self._redactor.text(safe_text(safe_repr(fields.get("msg"), 4_096))))
+        message = cut_text(self._redactor.text(safe_text(safe_repr(fields.get("msg"), 4_096))), self._text_chars)
         number = severity_number(fields["levelno"]) if type(fields.get("levelno")) is int else 0
         event = LogEvent(
             timestamp=observed,
@@ -405,18 +406,6 @@ class Converter:
                 del attributes[key]
         attributes.update(details)
         attributes.update(own)
-
-    def _cut_value(self, value: AnyValue) -> AnyValue:
-        """What is shown live of one attribute: a long text is cut, a large container gives way to its size."""
-        if isinstance(value, str):
-            return self._cut(value)
-        size = size_of(value)
-        return value if size <= self._text_chars else f"… [cut: about {size} bytes]"
-
-    def _cut(self, text: str) -> str:
-        if len(text) <= self._text_chars:
-            return text
-        return f"{text[: self._text_chars]}… [cut: {len(text)} characters]"
 
 
 def _metadata_attributes(metadata: AnyValue | Unset) -> dict[str, AnyValue]:

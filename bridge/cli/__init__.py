@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from bridge.cli import demo, tail, version
+    from bridge.cli import demo, serve, tail, version
 
     top = _Parser(
         prog="audit-bridge",
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for module in (demo, tail, version):
+    for module in (demo, serve, tail, version):
         module.register(commands)
     return top
 

@@ -6,15 +6,7 @@ import argparse
 import os
 from typing import Any
 
-
-def _port(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r}: a port is a whole number from 0 (any free one) to 65535")
-    return number
+from bridge.cli.arguments import port
 
 
 def _seconds(text: str) -> float:
@@ -37,7 +29,7 @@ def register(commands: Any) -> None:
         allow_abbrev=False,
     )
     command.add_argument("--seconds", type=_seconds, default=None, metavar="N", help="end after N seconds")
-    command.add_argument("--port", type=_port, metavar="N", help="port to listen on (default: BRIDGE_PORT, else 8765)")
+    command.add_argument("--port", type=port, metavar="N", help="port to listen on (default: BRIDGE_PORT, else 8765)")
     command.set_defaults(run=run)
 
 
@@ -46,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
     from bridge.demo import run_demo
     from bridge.settings import Settings
 
-    port = arguments.port if arguments.port is not None else Settings.from_env(os.environ).port
-    return run_demo(port=port, seconds=arguments.seconds)
+    wanted = arguments.port if arguments.port is not None else Settings.from_env(os.environ).port
+    return run_demo(port=wanted, seconds=arguments.seconds)

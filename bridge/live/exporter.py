@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any, Final
 
 from opentelemetry._logs import LogRecord
@@ -14,12 +13,11 @@ from opentelemetry.sdk.resources import Resource
 
 from bridge.diagnostics import say_rarely
 from bridge.live.hub import Hub, process_hub
-from bridge.record import attributes as names
-from bridge.record.classify import Rule, is_audit, is_wire_logger
-from bridge.record.event import UNSET, ExceptionInfo, LogEvent
+from bridge.record.classify import Rule, is_wire_logger
+from bridge.record.event import LogEvent
+from bridge.record.received import EventBuilder
 from bridge.record.redact import Redactor
-from bridge.record.severity import level_text
-from bridge.record.values import AnyValue, freeze, safe_repr, safe_text
+from bridge.record.values import AnyValue, freeze, safe_text
 
 __all__ = ["LiveTap", "WebSocketLogRecordExporter", "event_from_otel", "mark_shown"]
 
@@ -51,90 +49,28 @@ def _claim(record: LogRecord, hub: Hub) -> bool:
     return marks.setdefault(f"{_SHOWN_MARK}_{id(hub)}", token) is token
 
 
-def event_from_otel(
-    readable: ReadableLogRecord,
-    *,
-    redactor: Redactor,
-    rules: tuple[Rule, ...] = (),
-    resource: Mapping[str, AnyValue],
-    text_chars: int = 1 << 20,
-) -> LogEvent:
-    """An OpenTelemetry record as the internal one: classified, frozen, redacted.
-
-    ``resource`` is the record's resource, already frozen (it is shared by many records).
-    """
+def event_from_otel(readable: ReadableLogRecord, builder: EventBuilder, resource: Mapping[str, AnyValue]) -> LogEvent:
+    """An OpenTelemetry record as the internal one; ``resource`` is its resource, from :meth:`EventBuilder.resource`."""
     record = readable.log_record
-    attributes: dict[str, AnyValue] = {}
-    for key, value in (record.attributes or {}).items():
-        attributes[safe_text(str(key))] = freeze(value)
-    attributes = redactor.attributes(attributes)
-    body = record.body
-    message = body if isinstance(body, str) else _body_text(body)
-    message = redactor.text(safe_text(message))
     scope = readable.instrumentation_scope
-    logger = safe_text(scope.name if scope is not None and scope.name else "")
-    audit = is_audit(logger, message, attributes, rules)
-
-    exception = None
-    kind = attributes.get(names.EXCEPTION_TYPE)
-    if kind is not None:
-        exception = ExceptionInfo(
-            str(kind),
-            str(attributes.get(names.EXCEPTION_MESSAGE, "")),
-            str(attributes.get(names.EXCEPTION_STACKTRACE, "")),
-        )
-    path = attributes.get(names.CODE_FILE_PATH, attributes.get(names.CODE_FILE_PATH_OLD, ""))
-    function = attributes.get(names.CODE_FUNCTION_NAME, attributes.get(names.CODE_FUNCTION_NAME_OLD, ""))
-    line = attributes.get(names.CODE_LINE_NUMBER, attributes.get(names.CODE_LINE_NUMBER_OLD, 0))
     severity: Any = record.severity_number  # an enum; senders that are not the SDK give a bare number
     number: int = getattr(severity, "value", severity) or 0
     observed = record.observed_timestamp or record.timestamp or 0
     trace_id, span_id = record.trace_id or 0, record.span_id or 0
-    record_id = attributes.get(names.AUDIT_RECORD_ID) or attributes.get(names.RECORD_UID) or ""
-    return LogEvent(
+    return builder.build(
         timestamp=record.timestamp or observed,
-        observed_timestamp=observed,
-        severity_number=number,
-        level=level_text(safe_text(record.severity_text or ""), number),
-        logger=logger,
-        message=message if len(message) <= text_chars else f"{message[:text_chars]}… [cut: {len(message)} characters]",
-        is_audit=audit,
-        module=PurePath(path).stem if isinstance(path, str) and path else "",
-        function=function if isinstance(function, str) else "",
-        line=line if isinstance(line, int) and not isinstance(line, bool) else 0,
+        observed=observed,
+        number=number,
+        severity_text=safe_text(record.severity_text or ""),
+        logger=safe_text(scope.name if scope is not None and scope.name else ""),
+        body=freeze(record.body),
+        attributes={safe_text(str(key)): freeze(value) for key, value in (record.attributes or {}).items()},
         event_name=safe_text(record.event_name or ""),
         trace_id=f"{trace_id:032x}" if trace_id else "",
         span_id=f"{span_id:016x}" if span_id else "",
         trace_flags=int(record.trace_flags or 0),
-        action=attributes.get(names.AUDIT_ACTION, attributes.get("action", UNSET)) if audit else UNSET,
-        metadata=_metadata(attributes) if audit else UNSET,
-        record_id=str(record_id) if audit else "",
-        attributes=attributes,
         resource=resource,
-        exception=exception,
     )
-
-
-def _body_text(body: object) -> str:
-    """A structured body as text: JSON, as OpenTelemetry's own view of it."""
-    if body is None:
-        return ""
-    import msgspec
-
-    try:
-        return msgspec.json.encode(freeze(body)).decode()
-    except Exception:
-        return safe_repr(body, 4_096)
-
-
-def _metadata(attributes: Mapping[str, AnyValue]) -> Any:
-    if "metadata" in attributes:
-        return attributes["metadata"]
-    prefix = names.AUDIT_METADATA_PREFIX
-    found = {key[len(prefix) :]: value for key, value in attributes.items() if key.startswith(prefix)}
-    if found:
-        return found
-    return attributes.get(names.AUDIT_METADATA, UNSET)
 
 
 class WebSocketLogRecordExporter(LogRecordExporter):
@@ -157,9 +93,9 @@ class WebSocketLogRecordExporter(LogRecordExporter):
         text_chars: int = 1 << 20,
     ) -> None:
         self._hub = hub if hub is not None else process_hub()
-        self._redactor = redactor if redactor is not None else Redactor()
-        self._rules = rules
-        self._text_chars = text_chars
+        self._builder = EventBuilder(
+            redactor if redactor is not None else Redactor(), rules=rules, text_chars=text_chars
+        )
         self._resources: dict[int, tuple[Resource, dict[str, AnyValue]]] = {}
         self._shut_down = False
         self.exported = 0
@@ -174,13 +110,7 @@ class WebSocketLogRecordExporter(LogRecordExporter):
             try:
                 if not _claim(readable.log_record, self._hub):
                     continue
-                event = event_from_otel(
-                    readable,
-                    redactor=self._redactor,
-                    rules=self._rules,
-                    resource=self._resource(readable.resource),
-                    text_chars=self._text_chars,
-                )
+                event = event_from_otel(readable, self._builder, self._resource(readable.resource))
                 # Without setup() other handlers bring us what logging says, our own server's frames included.
                 if event.is_audit or event.severity_number > _DEBUG_MAX or not is_wire_logger(event.logger):
                     events.append(event)
@@ -206,7 +136,7 @@ class WebSocketLogRecordExporter(LogRecordExporter):
         known = self._resources.get(id(resource))
         if known is None or known[0] is not resource:
             frozen = {safe_text(str(key)): freeze(value) for key, value in resource.attributes.items()}
-            known = (resource, self._redactor.attributes(frozen))
+            known = (resource, self._builder.resource(frozen))
             if len(self._resources) >= 64:
                 self._resources.clear()
             self._resources[id(resource)] = known

@@ -14,13 +14,14 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bridge.diagnostics import say_rarely
 from bridge.live.ring import Entry, Read, Ring, entry_size, merge
 from bridge.record.event import LogEvent
 from bridge.record.message import encode_v1
+from bridge.record.values import AnyValue, size_of
 
 __all__ = ["Hub", "HubStatistics", "process_hub"]
 
@@ -92,6 +93,7 @@ class Hub:
         self._skipped_audit = 0
         self._seq = 0
         self._closed = False
+        self._charged: Mapping[str, AnyValue] = {}
         self.epoch = uuid.uuid4().hex[:12]
         """Names this numbering of records: another process, or a forked child, has another."""
         self._system = Ring(system_records, system_bytes)
@@ -146,9 +148,17 @@ class Hub:
 
     def _encode_all(self, events: Sequence[LogEvent]) -> list[tuple[LogEvent, bytes, int]]:
         encoded = []
+        resource = self._charged
         for event in events:
             wire = self._encode(event)
-            encoded.append((event, wire, entry_size(wire, event)))
+            size = entry_size(wire, event)
+            if event.resource is not resource and event.resource:
+                # Records of one sender share theirs, and the first in a row pays for it. Else records that each bring
+                # a large one would hold more than the rings' bounds allow.
+                resource = event.resource
+                size += size_of(dict(resource))
+            encoded.append((event, wire, size))
+        self._charged = resource
         return encoded
 
     def _encode(self, event: LogEvent) -> bytes:

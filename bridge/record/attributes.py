@@ -54,4 +54,11 @@ AUDIT_SCHEMA_VERSION: Final = "audit.schema.version"
 AUDIT_METADATA: Final = "audit.metadata"  # own; one attribute a top-level key: "audit.metadata.<key>"
 AUDIT_METADATA_PREFIX: Final = AUDIT_METADATA + "."
 
+# What the receiver adds; all own but the two of "otel.", which are OpenTelemetry's names for formats without a scope.
+SCOPE_VERSION: Final = "otel.scope.version"
+SCOPE_PREFIX: Final = "otel.scope."
+DROPPED_ATTRIBUTES: Final = "otel.dropped_attributes_count"
+AUDIT_REFUSED: Final = "bridge.audit_refused"  # the source may not show audit records
+ID_CONFLICT: Final = "bridge.id_conflict"  # another record came before with the same id
+
 SCHEMA_VERSION: Final = "1.0.0"

@@ -31,7 +31,8 @@ class LogEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     Times are nanoseconds since the Unix epoch, UTC. ``trace_id`` and ``span_id`` are lower-case hex, ``""`` if none.
     ``action`` and ``metadata`` are ``UNSET`` where the record has none (``None`` is a value: `audit_log` without an
-    action). ``record_id`` is the audit record's UUID, ``""`` if it has none.
+    action). ``record_id`` is the audit record's UUID, ``""`` if it has none. ``peer`` is who sent a received record, as
+    the connection tells: ``address:port``, ``""`` if it was made in this process.
     """
 
     timestamp: int
@@ -54,3 +55,4 @@ class LogEvent(msgspec.Struct, frozen=True, kw_only=True):
     attributes: Mapping[str, AnyValue] = {}
     resource: Mapping[str, AnyValue] = {}
     exception: ExceptionInfo | None = None
+    peer: str = ""

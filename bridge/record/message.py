@@ -121,6 +121,7 @@ class _RichData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attributes: Mapping[str, AnyValue] = {}
     resource: Mapping[str, AnyValue] = {}
     exception: ExceptionInfo | None = None
+    peer: str = ""
 
 
 class _RichLog(msgspec.Struct, frozen=True):
@@ -163,6 +164,7 @@ def encode_v2(event: LogEvent, cursor: str) -> bytes:
                 else {key: value for key, value in attributes.items() if not key.startswith("exception.")},
                 resource=event.resource,
                 exception=event.exception,
+                peer=event.peer,
             ),
         )
     )

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp
 
 from bridge.diagnostics import say_rarely
 from bridge.errors import SettingsError
@@ -19,12 +20,13 @@ from bridge.server.auth import Policy, judge
 from bridge.server.monitor import MonitorEndpoint
 from bridge.server.workers import sibling_workers
 
-__all__ = ["MONITOR_PATH", "build_app", "build_routes"]
+__all__ = ["LOGS_PATH", "MONITOR_PATH", "build_app", "build_routes"]
 
 MONITOR_PATH: Final = "/ws/monitor"
+LOGS_PATH: Final = "/v1/logs"
 
 _INDEX: Final = """\
-audit-bridge {version}: live log and audit records of this process.
+audit-bridge {version}: live log and audit records of {whose}.
 
   {monitor}   WebSocket, one JSON record a message
   {stats}   counts, drops, clients
@@ -40,8 +42,9 @@ def build_routes(
     max_clients: int,
     statistics: Callable[[], Mapping[str, Any]],
     version: str,
+    logs: ASGIApp | None = None,
 ) -> list[BaseRoute]:
-    """``/ws/monitor`` as it is, everything else under ``prefix`` (``""`` for the root)."""
+    """``/ws/monitor`` as it is, everything else under ``prefix`` (``""`` for the root); ``logs`` takes OTLP."""
     prefix = prefix.rstrip("/")
     if prefix and not prefix.startswith("/"):
         raise SettingsError("prefix", prefix, "must start with /", f"for example /{prefix}")
@@ -70,7 +73,11 @@ def build_routes(
         return handle
 
     index = _INDEX.format(
-        version=version, monitor=MONITOR_PATH, stats=f"{prefix}/api/stats", health=f"{prefix}/healthz"
+        version=version,
+        whose="this process" if logs is None else "whoever sends them by OTLP",
+        monitor=MONITOR_PATH,
+        stats=f"{prefix}/api/stats",
+        health=f"{prefix}/healthz",
     )
 
     def stats() -> Response:
@@ -82,6 +89,7 @@ def build_routes(
         Route(prefix + "/", guarded(lambda: PlainTextResponse(index)), name="bridge-index"),
         Route(prefix + "/api/stats", guarded(stats), name="bridge-stats"),
         Route(prefix + "/healthz", guarded(lambda: PlainTextResponse("ok\n")), name="bridge-healthz"),
+        *([Route(LOGS_PATH, logs, name="bridge-logs")] if logs is not None else []),
     ]
 
 

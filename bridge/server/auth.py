@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["Policy", "Refusal", "judge"]
+__all__ = ["Policy", "Refusal", "judge", "judge_ingest", "judge_peer"]
 
 _FORWARDING: Final = ("forwarded", "x-real-ip")
 _FORWARDING_PREFIX: Final = "x-forwarded-"
@@ -50,11 +50,7 @@ def judge(scope: Mapping[str, Any], policy: Policy) -> Refusal | None:
         peer = scope.get("client")
         address = str(peer[0]) if peer else ""
         if not _is_loopback_address(address):
-            return Refusal(
-                "forbidden",
-                f"peer {address or 'unknown'} is not on this machine, and no token is set",
-                "set a token (token=, BRIDGE_TOKEN) to let other machines in",
-            )
+            return _stranger(address)
         for name in headers:
             if name in _FORWARDING or name.startswith(_FORWARDING_PREFIX):
                 return Refusal(
@@ -74,13 +70,46 @@ def judge(scope: Mapping[str, Any], policy: Policy) -> Refusal | None:
             f"Origin {origin[:200]!r} is not this server's own",
             "add it to allowed_origins (BRIDGE_ALLOWED_ORIGINS)",
         )
-    if policy.token is not None:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        # Compared as bytes: compare_digest() refuses text that is not ASCII.
-        good = hmac.compare_digest(given.strip().encode("latin-1", "replace"), policy.token.encode())
-        if scheme.lower() != "bearer" or not good:
-            return Refusal("token", "no or a wrong token", "send the header Authorization: Bearer <token>")
+    if policy.token is not None and not _has_token(headers.get("authorization", ""), policy.token):
+        return _NO_TOKEN
     return None
+
+
+def judge_ingest(scope: Mapping[str, Any], policy: Policy) -> Refusal | None:
+    """None if the request may send records: one that needs no token (see above), or one that has it.
+
+    A token keeps strangers out; services on this machine are none, and have no place to keep a token in.
+    """
+    if judge(scope, policy._replace(token=None)) is None:
+        return None
+    return judge(scope, policy)
+
+
+def judge_peer(address: str, authorization: str, policy: Policy) -> Refusal | None:
+    """The same for a protocol that browsers don't speak and proxies don't mark: gRPC."""
+    if _is_loopback_address(address):
+        return None
+    if policy.token is None:
+        return _stranger(address)
+    return None if _has_token(authorization, policy.token) else _NO_TOKEN
+
+
+_NO_TOKEN: Final = Refusal("token", "no or a wrong token", "send the header Authorization: Bearer <token>")
+
+
+def _stranger(address: str) -> Refusal:
+    return Refusal(
+        "forbidden",
+        f"peer {address or 'unknown'} is not on this machine, and no token is set",
+        "set a token (token=, BRIDGE_TOKEN) to let other machines in",
+    )
+
+
+def _has_token(authorization: str, token: str) -> bool:
+    scheme, _, given = authorization.partition(" ")
+    # Compared as bytes: compare_digest() refuses text that is not ASCII.
+    good = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode())
+    return scheme.lower() == "bearer" and good
 
 
 def _is_loopback_address(address: str) -> bool:

@@ -1,0 +1,1 @@
+"""OTLP in: from services in any language, and from collectors."""

@@ -1,0 +1,216 @@
+"""``POST /v1/logs``: OTLP over HTTP, as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from bridge.receive.answers import RETRY_SECONDS, Answer, Code, encode_status, encode_status_json
+from bridge.receive.decode import encode_success
+from bridge.receive.decode_json import encode_json_success
+from bridge.receive.receiver import Admission, Encoding, Receiver, Refusal
+
+__all__ = ["Guard", "OtlpHttpEndpoint"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+Guard: TypeAlias = Callable[[Scope], tuple[Code, str] | None]
+"""Why a request may not send: ``PERMISSION_DENIED`` or ``UNAUTHENTICATED``, and words. None: it may."""
+
+_STATUS: Final = {
+    Code.OK: 200,
+    Code.INVALID_ARGUMENT: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.DEADLINE_EXCEEDED: 408,
+    Code.RESOURCE_EXHAUSTED: 413,
+    Code.UNIMPLEMENTED: 415,
+    Code.UNAVAILABLE: 503,
+}
+
+_CONTENT_TYPES: Final[dict[str, Encoding]] = {"application/x-protobuf": "protobuf", "application/json": "json"}
+_MEDIA_TYPES: Final[dict[Encoding, bytes]] = {"protobuf": b"application/x-protobuf", "json": b"application/json"}
+
+# A whole body has to be here by then. A sender of 16 MiB manages that at 5 Mbit/s.
+_BODY_SECONDS: Final = 30.0
+
+
+class _Refused(Exception):
+    def __init__(self, reason: Refusal, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.reason: Refusal = reason
+        self.code = code
+        self.message = message
+
+
+class _Gone(Exception):
+    """The sender left before its request was whole: there is nobody to answer, and nothing was taken."""
+
+
+class OtlpHttpEndpoint:
+    """Protobuf and JSON, plain and gzip. Every answer comes in the encoding of its request."""
+
+    def __init__(self, receiver: Receiver, guard: Guard, *, body_seconds: float = _BODY_SECONDS) -> None:
+        self._receiver = receiver
+        self._guard = guard
+        self._body_seconds = body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        headers = {bytes(name).lower(): bytes(value).decode("latin-1") for name, value in scope["headers"]}
+        peer = _peer(scope)
+        encoding: Encoding = "json" if _media_type(headers) == "application/json" else "protobuf"
+        if scope["method"] != "POST":
+            words = f"{scope['method']} is not what {scope['path']} takes: POST log records there"
+            await _answer(send, 405, encoding, encode_refusal(encoding, Code.UNIMPLEMENTED, words), allow=b"POST")
+            return
+        refused = self._guard(scope)
+        if refused is not None:
+            code, words = refused
+            self._receiver.refused("forbidden", words, peer)
+            await _refuse(send, encoding, code, words)
+            return
+        try:
+            with self._receiver.admit() as admission:
+                body, encoding = await self._body(headers, receive, admission)
+                answer = await self._receiver.take(body, encoding, peer)
+        except _Refused as refusal:
+            self._receiver.refused(refusal.reason, refusal.message, peer)
+            await _refuse(send, encoding, refusal.code, refusal.message)
+        except _Gone:
+            return
+        else:
+            await self._finish(send, encoding, answer)
+
+    async def _finish(self, send: Send, encoding: Encoding, answer: Answer) -> None:
+        if answer.code is not Code.OK:
+            await _refuse(send, encoding, answer.code, answer.message)
+            return
+        encode = encode_success if encoding == "protobuf" else encode_json_success
+        await _answer(send, 200, encoding, encode(answer.rejected, answer.message))
+
+    async def _body(self, headers: dict[bytes, str], receive: Receive, admission: Admission) -> tuple[bytes, Encoding]:
+        encoding = _CONTENT_TYPES.get(_media_type(headers))
+        if encoding is None:
+            words = f"Content-Type {_media_type(headers)[:100]!r}: send application/x-protobuf or application/json"
+            raise _Refused("unsupported", Code.UNIMPLEMENTED, words)
+        coding = headers.get(b"content-encoding", "").strip().lower()
+        if coding not in ("", "identity", "gzip"):
+            words = f"Content-Encoding {coding[:100]!r}: send gzip or identity"
+            raise _Refused("unsupported", Code.UNIMPLEMENTED, words)
+        limit = self._receiver.max_bytes
+        told = headers.get(b"content-length", "")
+        if told.isdigit() and int(told) > limit:
+            raise _too_large(f"{told} bytes", limit)
+        unpack = _Gunzip(limit) if coding == "gzip" else None
+        parts: list[bytes] = []
+        total = packed = 0
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    part: bytes = message.get("body", b"")
+                    packed += len(part)
+                    if packed > limit:
+                        raise _too_large(f"more than {limit} bytes", limit)
+                    # A part is at most 64 KiB on the servers there are, and gives at most `limit` bytes.
+                    for piece in (part,) if unpack is None else unpack.feed(part):
+                        total += len(piece)
+                        if not admission.grow(len(piece)):
+                            words = f"{self._receiver.pending_bytes} bytes are on their way already; try again"
+                            raise _Refused("overload", Code.UNAVAILABLE, words)
+                        if piece:
+                            parts.append(piece)
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            words = f"the body was not here after {self._body_seconds:g} s ({packed} bytes were)"
+            raise _Refused("too_slow", Code.DEADLINE_EXCEEDED, words) from None
+        if unpack is not None:
+            unpack.finish()
+        return (parts[0] if len(parts) == 1 else b"".join(parts)), encoding
+
+
+class _Gunzip:
+    """Unpacks as it comes, and stops at the limit: what a bomb would be, nobody finds out."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._limit = limit
+        self._stream = zlib.decompressobj(wbits=31)
+        self._begun = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        pieces: list[bytes] = []
+        while data:
+            if self._stream.eof:  # a gzip file may have several members
+                self._stream = zlib.decompressobj(wbits=31)
+            try:
+                # One byte more than is left shows that there is more.
+                piece = self._stream.decompress(data, self._left + 1)
+            except zlib.error as error:
+                raise _Refused("malformed", Code.INVALID_ARGUMENT, f"not gzip: {error}") from None
+            self._begun = True
+            self._left -= len(piece)
+            if self._left < 0:
+                raise _too_large(f"more than {self._limit} bytes, unpacked", self._limit)
+            pieces.append(piece)
+            data = self._stream.unused_data
+        return pieces
+
+    def finish(self) -> None:
+        if self._begun and not self._stream.eof:
+            raise _Refused("malformed", Code.INVALID_ARGUMENT, "the gzip stream has no end: it was cut off")
+
+
+def _too_large(what: str, limit: int) -> _Refused:
+    words = f"{what}: a request may have {limit} bytes; send smaller batches"
+    return _Refused("too_large", Code.RESOURCE_EXHAUSTED, words)
+
+
+def encode_refusal(encoding: Encoding, code: Code, words: str) -> bytes:
+    """The ``Status`` of a refusal, in the request's encoding."""
+    return encode_status(code, words) if encoding == "protobuf" else encode_status_json(code, words)
+
+
+async def _refuse(send: Send, encoding: Encoding, code: Code, words: str) -> None:
+    headers: dict[str, bytes] = {}
+    if code is Code.UNAVAILABLE:
+        headers["retry_after"] = str(RETRY_SECONDS).encode()
+    if code is Code.UNAUTHENTICATED:
+        headers["www_authenticate"] = b"Bearer"
+    if code in (Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED):
+        headers["connection"] = b"close"  # the rest of the body is nothing that anybody waits for
+    await _answer(send, _STATUS[code], encoding, encode_refusal(encoding, code, words), **headers)
+
+
+async def _answer(send: Send, status: int, encoding: Encoding, body: bytes, **headers: bytes) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", _MEDIA_TYPES[encoding]),
+                (b"content-length", str(len(body)).encode()),
+                *((name.replace("_", "-").encode(), value) for name, value in headers.items()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def _media_type(headers: dict[bytes, str]) -> str:
+    return headers.get(b"content-type", "").partition(";")[0].strip().lower()
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return f"{client[0]}:{client[1]}" if client else ""
