@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bridge.capture import audit
 from bridge.capture.attachment import RootAttachment
 from bridge.capture.convert import Converter
-from bridge.capture.export import CountingBatchProcessor
+from bridge.capture.export import TO_MONITOR, CountingBatchProcessor
 from bridge.capture.handler import CaptureHandler
 from bridge.capture.intake import CallQueue, Drops
 from bridge.capture.process import watch_process
@@ -26,7 +26,7 @@ from bridge.diagnostics import say
 from bridge.errors import SetupError
 from bridge.live.exporter import WebSocketLogRecordExporter, mark_shown
 from bridge.live.hub import Hub, _forget_process_hub, process_hub
-from bridge.otlp import otlp_endpoint, otlp_exporter
+from bridge.otlp import monitor_exporter, otlp_endpoint, otlp_exporter
 from bridge.provider import OwnProvider, find_provider, is_rival, switch_of, tap_of
 from bridge.record.redact import redactor_for
 from bridge.record.values import freeze
@@ -34,10 +34,12 @@ from bridge.settings import Settings, unknown_names
 from bridge.threads import daemon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from starlette.applications import Starlette
     from starlette.routing import BaseRoute
+
+    from bridge.record.event import LogEvent
 
 __all__ = ["Bridge", "Statistics", "setup"]
 
@@ -80,6 +82,15 @@ class Statistics(NamedTuple):
     """The same for audit records. A client of version 1 was closed with 4408, one of version 2 told by a gap."""
     exported: int
     """Records that the bridge's own OTLP exporter reported as delivered."""
+    monitored: int
+    """Records that ``monitor_endpoint`` took."""
+
+
+class _Elsewhere:
+    """Takes the place of a hub where another process shows the records."""
+
+    def publish(self, events: Sequence[LogEvent]) -> None:
+        """They go there by OTLP, with the provider's processors."""
 
 
 class Bridge:
@@ -97,6 +108,7 @@ class Bridge:
         self._processors: ProcessorWorker | None = None
         self._converter: Converter | None = None
         self._otlp: CountingBatchProcessor | None = None
+        self._monitor: CountingBatchProcessor | None = None
         self._handler: CaptureHandler | None = None
         self._attachment: RootAttachment | None = None
         self._app: Starlette | None = None
@@ -130,17 +142,27 @@ class Bridge:
                 own_threads=own_threads,
             )
 
-        tap = tap_of(provider)
-        tap.connect(
-            WebSocketLogRecordExporter(
-                hub, redactor=redactor, rules=settings.audit_rules, text_chars=settings.live_text_chars
+        if settings.monitor_endpoint is not None:
+            self._monitor = CountingBatchProcessor(
+                lambda: monitor_exporter(settings, self._environ),
+                self._drops,
+                environ=self._environ,
+                own_threads=own_threads,
+                lane=TO_MONITOR,
             )
-        )
-        self._undo.append(lambda: tap.connect(None))
-        if self._otlp is not None:
+        else:
+            tap = tap_of(provider)
+            tap.connect(
+                WebSocketLogRecordExporter(
+                    hub, redactor=redactor, rules=settings.audit_rules, text_chars=settings.live_text_chars
+                )
+            )
+            self._undo.append(lambda: tap.connect(None))
+        senders = [each for each in (self._otlp, self._monitor) if each is not None]
+        if senders:
             switch = switch_of(provider)
-            switch.connect(self._otlp)
-            self._undo.append(lambda: switch.connect(None))
+            switch.connect(*senders)
+            self._undo.append(switch.connect)
 
         if not settings.capture_logging:
             self._undo.append(watch_process(self, sigterm=settings.flush_on_sigterm))
@@ -180,11 +202,11 @@ class Bridge:
         self._publisher = Publisher(
             queue,
             self._converter,
-            hub,
+            hub if self._monitor is None else _Elsewhere(),
             self._drops,
             processors=self._processors,
             mark=lambda record: mark_shown(record, hub),
-            wanted=lambda: self._otlp is not None or not isinstance(provider, OwnProvider) or provider.has_processors,
+            wanted=lambda: bool(senders) or not isinstance(provider, OwnProvider) or provider.has_processors,
             on_idle=self._attachment.check,
         )
         self._attachment.attach()
@@ -217,6 +239,7 @@ class Bridge:
             max_clients=settings.max_clients,
             statistics=lambda: self.statistics()._asdict(),
             version=version(),
+            elsewhere=settings.monitor_endpoint,
         )
 
     @property
@@ -260,6 +283,7 @@ class Bridge:
             skipped_system=hub.skipped_system,
             skipped_audit=hub.skipped_audit,
             exported=otlp.exported if otlp is not None else 0,
+            monitored=self._monitor.exported if self._monitor is not None else 0,
         )
 
     def force_flush(self, timeout: float = 5.0) -> bool:
@@ -294,7 +318,7 @@ class Bridge:
             self._attachment.detach()
         lost_before = sum(self._drops.snapshot().values())
         complete = self.force_flush(_left(deadline))
-        for part in (self._publisher, self._processors, self._otlp):
+        for part in (self._publisher, self._processors, self._otlp, self._monitor):
             if part is not None:
                 # What is flushed ends at once; the moment more is for a machine that is busy.
                 complete &= part.stop(max(_left(deadline), 0.2))
@@ -323,8 +347,9 @@ class Bridge:
             self._publisher.after_fork()
         if self._processors is not None:
             self._processors.after_fork()
-        if self._otlp is not None:
-            self._otlp.after_fork()
+        for sender in (self._otlp, self._monitor):
+            if sender is not None:
+                sender.after_fork()
 
     def at_exit(self) -> None:
         """The process ends in an orderly way: deliver what is queued."""
@@ -376,7 +401,11 @@ def setup(**arguments: Any) -> Bridge:
         if settings.disabled:
             say(logging.INFO, "disabled by BRIDGE_DISABLED: nothing is captured or shown")
         elif environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            say(logging.WARNING, "OTEL_SDK_DISABLED is true: nothing goes to OpenTelemetry; the live view works")
+            say(
+                logging.WARNING,
+                "OTEL_SDK_DISABLED is true: nothing goes to OpenTelemetry; %s",
+                "the live view works" if settings.monitor_endpoint is None else "nor does anything to monitor_endpoint",
+            )
         return _current
 
 

@@ -15,6 +15,7 @@ from bridge.diagnostics import say
 from bridge.errors import BridgeError
 from bridge.live.exporter import WebSocketLogRecordExporter
 from bridge.live.hub import Hub, process_hub
+from bridge.otlp import monitor_exporter
 from bridge.settings import Settings, unknown_names
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class AutostartExporter(WebSocketLogRecordExporter):
     """Uses the process-wide hub; its first export starts a server thread on ``BRIDGE_HOST``/``BRIDGE_PORT``.
 
     A later ``bridge.setup()`` shows its records in the same hub, and so on the same port. A port that is taken is one
-    warning; records then go nowhere live and everything else goes on. ``shutdown()``, at the end of the process, lets
+    warning; records then go nowhere live and everything else goes on. With ``BRIDGE_MONITOR_ENDPOINT`` there is no
+    server: an ``audit-bridge serve`` elsewhere gets the records. ``shutdown()``, at the end of the process, lets
     clients read the last records and says goodbye to them.
     """
 
@@ -55,11 +57,20 @@ class AutostartExporter(WebSocketLogRecordExporter):
         for sentence in unknown_names(environ):
             say(logging.WARNING, "%s", sentence)
         super().__init__(redactor=redactor, text_chars=self._settings.live_text_chars)
+        self._remote: Any = None
+        if self._settings.monitor_endpoint is not None and not self._settings.disabled:
+            try:
+                self._remote = monitor_exporter(self._settings, environ)
+            except BridgeError as error:
+                say(logging.ERROR, "the live view is off: %s", error)
+                self._settings = Settings(disabled=True)
 
     def export(self, batch: Sequence[Any]) -> Any:
-        """Show a batch; the first one starts the server."""
+        """Show a batch, or send it to ``BRIDGE_MONITOR_ENDPOINT``; the first one shown here starts the server."""
         if self._settings.disabled:
             return super().export(())
+        if self._remote is not None:
+            return self._remote.export(batch)
         _start_once(self._settings)
         if self._hub.closed and not self._shut_down and running_server() is not None:
             self._hub.reopen()  # a Bridge that had adopted our hub was shut down; we go on
@@ -68,7 +79,9 @@ class AutostartExporter(WebSocketLogRecordExporter):
     def shutdown(self) -> None:
         """Take no more records; stop the server once its clients have what there is, or after a second."""
         super().shutdown()
-        if not self._settings.disabled:
+        if self._remote is not None:
+            self._remote.shutdown()
+        elif not self._settings.disabled:
             _stop(self._hub)
 
 

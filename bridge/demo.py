@@ -187,7 +187,7 @@ def run_demo(*, port: int, seconds: float | None) -> int:
         # The viewer is where warnings are seen; a second copy on standard error would be confusing here.
         root.addHandler(quiet := logging.NullHandler())
         undo.callback(root.removeHandler, quiet)
-        monitor = bridge.setup(service_name="demo-shop", flush_on_sigterm=False)
+        monitor = bridge.setup(service_name="demo-shop", flush_on_sigterm=False, monitor_endpoint=None)
         undo.callback(monitor.shutdown, timeout=2.0)
         server = StandaloneServer(create_service(monitor), listener)
         undo.callback(server.stop)

@@ -134,6 +134,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.headers: list[dict[str, str]] = []
         self.connections: set[Any] = set()
         self.endpoint = ""
 
@@ -202,6 +203,7 @@ def http_sink(status: int = 200) -> Iterator[Sink]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             sink.connections.add(self.client_address)
+            sink.headers.append(dict(self.headers))
             sink.take(gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body)
             self.send_response(status)
             self.send_header("content-type", "application/x-protobuf")

@@ -9,11 +9,12 @@ exporter's thread longer than it was told.
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -26,7 +27,7 @@ from bridge.diagnostics import say_rarely
 from bridge.record.values import size_of
 from bridge.threads import daemon
 
-__all__ = ["CountingBatchProcessor", "ProcessorSwitch"]
+__all__ = ["TO_COLLECTOR", "TO_MONITOR", "CountingBatchProcessor", "Lane", "ProcessorSwitch"]
 
 _SUPPRESS_KEY: Final[str | None] = getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", None)
 
@@ -47,12 +48,30 @@ def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
     return int(word) if word.isdigit() and int(word) > 0 else default
 
 
+class Lane(NamedTuple):
+    """Where records go, and the names under which those that get lost are counted."""
+
+    where: str
+    queue_full: str
+    """The oldest record went, for a newer one."""
+    failed: str
+    """The exporter said FAILURE, or raised."""
+    shutdown: str
+    """Still queued at the end."""
+    delay_seconds: float | None = None
+    """How long records are gathered; None: as ``OTEL_BLRP_SCHEDULE_DELAY`` says."""
+
+
+TO_COLLECTOR: Final = Lane("to the collector", "otlp_queue_full", "otlp_failed", "otlp_shutdown")
+# Somebody is watching: gathered for as long as a glance takes.
+TO_MONITOR: Final = Lane("to the monitor", "monitor_queue_full", "monitor_failed", "monitor_shutdown", 0.1)
+
+
 class CountingBatchProcessor(LogRecordProcessor):
     """Queue, batch, export, count. The standard ``OTEL_BLRP_*`` variables set its sizes.
 
     ``make_exporter`` is called at once, and again in a forked child: two processes must not speak on one connection.
-    Drops are counted in ``drops`` under ``otlp_queue_full`` (the oldest goes), ``otlp_failed`` (the exporter said
-    FAILURE or raised) and ``otlp_shutdown`` (still queued at the end).
+    Drops are counted in ``drops`` under the names that ``lane`` has for them.
     """
 
     def __init__(
@@ -62,14 +81,16 @@ class CountingBatchProcessor(LogRecordProcessor):
         *,
         environ: Mapping[str, str],
         own_threads: set[int] | None = None,
+        lane: Lane = TO_COLLECTOR,
     ) -> None:
+        self._lane = lane
         self._make_exporter = make_exporter
         self._exporter: LogRecordExporter | None = make_exporter()
         self._drops = drops
         self._own_threads = own_threads if own_threads is not None else set()
         self._max_queue = _whole(environ, "OTEL_BLRP_MAX_QUEUE_SIZE", 8_192)
         self._batch_size = min(_whole(environ, "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", 512), self._max_queue)
-        self._delay_seconds = _whole(environ, "OTEL_BLRP_SCHEDULE_DELAY", 1_000) / 1_000
+        self._delay_seconds = lane.delay_seconds or _whole(environ, "OTEL_BLRP_SCHEDULE_DELAY", 1_000) / 1_000
         self._changed = threading.Condition(threading.RLock())
         self._queue: deque[tuple[ReadableLogRecord, int]] = deque()
         self._reset()
@@ -112,7 +133,7 @@ class CountingBatchProcessor(LogRecordProcessor):
         size = _size(record)
         with self._changed:
             if self._stopping:
-                self._drops.add("otlp_shutdown")
+                self._drops.add(self._lane.shutdown)
                 return
             self._ensure_started()
             self._queue.append((readable, size))
@@ -121,7 +142,7 @@ class CountingBatchProcessor(LogRecordProcessor):
             while len(self._queue) > self._max_queue or (self._bytes > _MAX_QUEUE_BYTES and len(self._queue) > 1):
                 self._bytes -= self._queue.popleft()[1]
                 self._finished += 1
-                self._drops.add("otlp_queue_full")
+                self._drops.add(self._lane.queue_full)
             if len(self._queue) == 1 or len(self._queue) >= self._batch_size:
                 self._changed.notify_all()
 
@@ -141,7 +162,7 @@ class CountingBatchProcessor(LogRecordProcessor):
         return self._lost() == failed_before
 
     def shutdown(self) -> None:
-        """Stop; what the exporter does not take within its last second is counted as ``otlp_shutdown``."""
+        """Stop; what the exporter does not take within its last second is counted as lost."""
         self.stop(timeout=1.0)
 
     def stop(self, timeout: float) -> bool:
@@ -161,7 +182,7 @@ class CountingBatchProcessor(LogRecordProcessor):
             self._bytes = 0
             in_flight = self._emitted - self._finished - left
         if left:
-            self._drops.add("otlp_shutdown", left)
+            self._drops.add(self._lane.shutdown, left)
         if self._exporter is not None:
             # An exporter's shutdown() may wait for its own retry; that is its thread's business, not ours.
             closing = daemon(self._exporter.shutdown, "bridge-otlp-shutdown")
@@ -180,7 +201,8 @@ class CountingBatchProcessor(LogRecordProcessor):
 
     def _lost(self) -> int:
         counts = self._drops.snapshot()
-        return sum(counts.get(reason, 0) for reason in ("otlp_queue_full", "otlp_failed", "otlp_shutdown"))
+        lane = self._lane
+        return sum(counts.get(reason, 0) for reason in (lane.queue_full, lane.failed, lane.shutdown))
 
     def _run(self) -> None:
         self._own_threads.add(threading.get_ident())
@@ -224,33 +246,36 @@ class CountingBatchProcessor(LogRecordProcessor):
         if problem is None:
             self._exported += len(batch)
         else:
-            self._drops.add("otlp_failed", len(batch))
-            say_rarely("otlp_failed", 30, "%d log records were not delivered by OTLP: %s", len(batch), problem)
+            self._drops.add(self._lane.failed, len(batch))
+            words = "%d log records were not delivered %s by OTLP: %s"
+            say_rarely(self._lane.failed, logging.WARNING, words, len(batch), self._lane.where, problem)
         with self._changed:
             self._finished += len(batch)
             self._changed.notify_all()
 
 
 class ProcessorSwitch(LogRecordProcessor):
-    """Stands on a provider for good and feeds whichever processor is connected: providers can't be rid of one."""
+    """Stands on a provider for good and feeds whatever is connected: providers can't be rid of a processor."""
 
     def __init__(self) -> None:
-        self._processor: CountingBatchProcessor | None = None
+        self._processors: tuple[CountingBatchProcessor, ...] = ()
 
-    def connect(self, processor: CountingBatchProcessor | None) -> None:
-        """Feed ``processor`` from now on; None: nobody."""
-        self._processor = processor
+    def connect(self, *processors: CountingBatchProcessor) -> None:
+        """Feed these from now on; none: nobody."""
+        self._processors = processors
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        processor = self._processor
-        if processor is not None:
+        for processor in self._processors:
             processor.on_emit(log_record)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        processor = self._processor
-        return processor is None or processor.force_flush(timeout_millis)
+        deadline = time.monotonic() + timeout_millis / 1_000
+        # All of them, whatever the first one says.
+        flushed = [
+            processor.force_flush(max(0, int((deadline - time.monotonic()) * 1_000))) for processor in self._processors
+        ]
+        return all(flushed)
 
     def shutdown(self) -> None:
-        processor = self._processor
-        if processor is not None:
+        for processor in self._processors:
             processor.shutdown()

@@ -43,19 +43,26 @@ def build_routes(
     statistics: Callable[[], Mapping[str, Any]],
     version: str,
     logs: ASGIApp | None = None,
+    elsewhere: str | None = None,
 ) -> list[BaseRoute]:
-    """``/ws/monitor`` as it is, everything else under ``prefix`` (``""`` for the root); ``logs`` takes OTLP."""
+    """``/ws/monitor`` as it is, everything else under ``prefix`` (``""`` for the root).
+
+    ``logs`` takes OTLP. ``elsewhere`` is the address of the process that shows this one's records: here they are not.
+    """
     prefix = prefix.rstrip("/")
     if prefix and not prefix.startswith("/"):
         raise SettingsError("prefix", prefix, "must start with /", f"for example /{prefix}")
-    endpoint = MonitorEndpoint(hub, policy, max_clients=max_clients, statistics=statistics)
+    endpoint: ASGIApp = MonitorEndpoint(
+        hub, policy, max_clients=max_clients, statistics=statistics, elsewhere=elsewhere
+    )
     workers = sibling_workers()
-    if workers is not None:
+    if workers is not None and elsewhere is None:
         say_rarely(
             "workers",
             logging.WARNING,
             "%s runs %d worker processes, and each shows only its own records: "
-            "a client of /ws/monitor sees those of the worker that it reaches; run one worker to see all",
+            "a client of /ws/monitor sees those of the worker that it reaches; run audit-bridge serve and name it "
+            "in monitor_endpoint (BRIDGE_MONITOR_ENDPOINT) to see all",
             workers.server,
             workers.number,
         )
@@ -74,7 +81,11 @@ def build_routes(
 
     index = _INDEX.format(
         version=version,
-        whose="this process" if logs is None else "whoever sends them by OTLP",
+        whose="whoever sends them by OTLP"
+        if logs is not None
+        else "this process"
+        if elsewhere is None
+        else f"this process, which are shown by {elsewhere}",
         monitor=MONITOR_PATH,
         stats=f"{prefix}/api/stats",
         health=f"{prefix}/healthz",

@@ -50,12 +50,14 @@ class MonitorEndpoint:
         max_clients: int,
         statistics: Callable[[], Mapping[str, Any]] = dict,
         stuck_seconds: float = _STUCK_SECONDS,
+        elsewhere: str | None = None,
     ) -> None:
         self._hub = hub
         self._policy = policy
         self._max_clients = max_clients
         self._statistics = statistics
         self._stuck_seconds = stuck_seconds
+        self._elsewhere = elsewhere
         self._fan_outs: dict[int, FanOut] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +74,10 @@ class MonitorEndpoint:
                 await _accept_and_close(send, Close(CLOSE_UNAUTHORIZED, str(refusal)))
             else:
                 await _deny(scope, receive, send, str(refusal))
+            return
+        if self._elsewhere is not None:
+            words = f"this process shows nothing itself: its records are at {self._elsewhere} (monitor_endpoint)"
+            await _deny(scope, receive, send, words, 404)
             return
         if self._hub.closed:
             await _accept_and_close(send, Close(CLOSE_GOING_AWAY, "the monitor is shutting down"))
@@ -205,13 +211,13 @@ def _reason(text: str) -> str:
     return text.encode()[:123].decode(errors="ignore")
 
 
-async def _deny(scope: Scope, receive: Receive, send: Send, text: str) -> None:
+async def _deny(scope: Scope, receive: Receive, send: Send, text: str, status: int = 403) -> None:
     if "websocket.http.response" in (scope.get("extensions") or {}):
         body = (text + "\n").encode()
         await send(
             {
                 "type": "websocket.http.response.start",
-                "status": 403,
+                "status": status,
                 "headers": [
                     (b"content-type", b"text/plain; charset=utf-8"),
                     (b"content-length", str(len(body)).encode()),

@@ -117,7 +117,7 @@ def test_a_batch_that_is_not_delivered_is_counted_and_told(
         assert processor.force_flush(10_000) is False
         assert drops.snapshot() == {"otlp_failed": 2}
         assert processor.exported == 0
-        assert told == [f"WARNING 2 log records were not delivered by OTLP: {words}"]
+        assert told == [f"WARNING 2 log records were not delivered to the collector by OTLP: {words}"]
         exporter.answer = lambda: SUCCESS
         processor.on_emit(record())
         assert processor.force_flush(10_000) is True
@@ -271,7 +271,7 @@ def test_a_switch_feeds_whom_it_is_told_to() -> None:
         switch.connect(processor)
         switch.on_emit(record("a"))
         assert switch.force_flush(10_000) is True
-        switch.connect(None)
+        switch.connect()
         switch.on_emit(record("b"))
         switch.connect(processor)
         switch.shutdown()

@@ -32,8 +32,12 @@ def port_of(process: Child) -> int:
 
 
 def test_both_kinds_appear() -> None:
-    """Within two seconds it prints its link, system and audit records, and what it has shown; and ends with 0."""
-    with child(*demo("--seconds", "2", "--port", "0"), env=environment(TERM="dumb")) as process:
+    """Within two seconds it prints its link, system and audit records, and what it has shown; and ends with 0.
+
+    It shows its records itself, whatever monitor the environment names.
+    """
+    env = environment(TERM="dumb", BRIDGE_MONITOR_ENDPOINT="http://127.0.0.1:9")
+    with child(*demo("--seconds", "2", "--port", "0"), env=env) as process:
         port = port_of(process)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
             assert page.status == 200
