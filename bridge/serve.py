@@ -12,6 +12,9 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.applications import Starlette
+from starlette.routing import Route
+
 from bridge.assembly import version
 from bridge.diagnostics import say
 from bridge.errors import MissingDependency, SettingsError
@@ -20,13 +23,14 @@ from bridge.record.classify import WIRE_LOGGERS
 from bridge.record.conditions import FilterError
 from bridge.record.received import EventBuilder
 from bridge.record.redact import redactor_for
-from bridge.server.app import LOGS_PATH, MONITOR_PATH, build_app, build_routes
+from bridge.server.app import MONITOR_PATH, build_app, build_routes
 from bridge.server.auth import Policy, Refusal, judge_ingest, judge_peer
 from bridge.server.standalone import StandaloneServer, Tls, bind, check_address
 from bridge.settings import Settings, unknown_names
 
 if TYPE_CHECKING:
     from bridge.receive.answers import Code
+    from bridge.receive.otlp_http import Guard
     from bridge.receive.receiver import Receiver
 
 __all__ = ["run_serve"]
@@ -94,7 +98,6 @@ class _Monitor:
     async def run(self) -> None:
         """Bind, say where, serve until told to stop, and say goodbye."""
         from bridge.receive.otlp_grpc import OtlpGrpcServer
-        from bridge.receive.otlp_http import OtlpHttpEndpoint
 
         settings, receiver, hub = self._settings, self._receiver, self._hub
         check_address(settings.host, token=settings.token)
@@ -119,7 +122,6 @@ class _Monitor:
             undo.push_async_callback(grpc_server.stop, _GRACE_SECONDS)
             undo.callback(receiver.close)
 
-            logs = OtlpHttpEndpoint(receiver, self._guard)
             routes = build_routes(
                 hub,
                 self._policy,
@@ -128,12 +130,16 @@ class _Monitor:
                 statistics=self.statistics,
                 version=version(),
                 # The live view asks nobody for a certificate: on its port a sender has the token, or is local.
-                logs=OtlpHttpEndpoint(receiver, self._guard_view) if self._mutual else logs,
+                ingest=self._endpoints(self._guard_view),
             )
             view_tls = self._tls and self._tls._replace(client_ca=None)
             servers = [
                 StandaloneServer(build_app(routes), view_listener, view_tls),
-                StandaloneServer(_only(LOGS_PATH, logs), logs_listener, self._tls),
+                StandaloneServer(
+                    Starlette(routes=[Route(path, app) for path, app in self._endpoints(self._guard).items()]),
+                    logs_listener,
+                    self._tls,
+                ),
             ]
             serving = [asyncio.create_task(server.serve()) for server in servers]
             await grpc_server.start()
@@ -160,6 +166,15 @@ class _Monitor:
             f"copies left out, {taken.rejected} records and {sum(taken.refused.values())} requests refused",
             flush=True,
         )
+
+    def _endpoints(self, guard: Guard) -> dict[str, Any]:
+        from bridge.receive.otlp_http import OtlpHttpEndpoint
+
+        return {
+            "/v1/logs": OtlpHttpEndpoint(self._receiver, guard),
+            "/v1/traces": OtlpHttpEndpoint(self._receiver, guard, signal="spans"),
+            "/v1/metrics": OtlpHttpEndpoint(self._receiver, guard, signal="data_points"),
+        }
 
     def statistics(self) -> dict[str, Any]:
         """What the hub and the receiver count."""
@@ -227,14 +242,6 @@ def _tls(settings: Settings) -> Tls | None:
                 "tls_client_ca", settings.tls_client_ca, f"can't be read ({error})", "give certificates in PEM"
             ) from None
     return Tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-
-
-def _only(path: str, endpoint: Any) -> Any:
-    """An application that answers on one path."""
-    from starlette.applications import Starlette
-    from starlette.routing import Route
-
-    return Starlette(routes=[Route(path, endpoint)])
 
 
 def _openable(url: str) -> str:

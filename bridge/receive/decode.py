@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -20,6 +22,7 @@ from bridge.receive.records import (
     Malformed,
     Origins,
     TooMany,
+    by_time,
     clamp_time,
 )
 from bridge.record import attributes as names
@@ -33,15 +36,13 @@ __all__ = ["decode_protobuf", "encode_success"]
 def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arrived: int, peer: str) -> Decoded:
     """The records of an ``ExportLogsServiceRequest``. ``arrived`` is now, in ns, for records that bring no time.
 
-    Raises :class:`Malformed` if it is none, and :class:`TooMany`.
+    Raises :class:`Malformed` if it is none, and :class:`~bridge.receive.records.TooMany`.
     """
     try:
         request = ExportLogsServiceRequest.FromString(body)
     except DecodeError as error:
         raise Malformed(f"not an ExportLogsServiceRequest in protobuf: {error}") from None
-    number = sum(len(scope.log_records) for resource in request.resource_logs for scope in resource.scope_logs)
-    if number > MAX_RECORDS:
-        raise TooMany(number)
+    check_numbers(_numbers(request))
     # A text can't be longer than the request that it came in.
     large = len(body) > builder.text_chars
     budget = Budget()
@@ -55,6 +56,7 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
             resource_logs.resource.SerializeToString(),
             lambda attributes=resource_logs.resource.attributes: _attributes(attributes, budget),  # type: ignore[misc]
         )
+        start = len(events)
         for scope_logs in resource_logs.scope_logs:
             scope = scope_logs.scope
             logger = scope.name
@@ -91,7 +93,15 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
                 except Exception as error:
                     rejected += 1
                     problem = problem or f"a record could not be read: {error!r}"
+        if len(resource_logs.scope_logs) > 1:
+            by_time(events, start)
     return Decoded(events, rejected, problem)
+
+
+def _numbers(request: Any) -> Iterator[int]:
+    yield len(request.resource_logs)
+    yield sum(len(resource.scope_logs) for resource in request.resource_logs)
+    yield sum(len(scope.log_records) for resource in request.resource_logs for scope in resource.scope_logs)
 
 
 def _scope_attributes(scope: Any, budget: Budget) -> dict[str, AnyValue]:
@@ -134,7 +144,8 @@ def _value(value: Any, depth: int, budget: Budget) -> AnyValue:
             return DEPTH_LIMIT
         pairs = value.kvlist_value.values
         room = budget.take(len(pairs))
-        found = {pair.key: _value(pair.value, depth + 1, budget) for pair in pairs[:room]}
+        # Not by a slice: protobuf makes an object an element, and takes half a minute to forget a million at once.
+        found = {pair.key: _value(pair.value, depth + 1, budget) for pair in islice(pairs, room)}
         if room < len(pairs):
             found[MORE_KEY] = f"(+{len(pairs) - room} more)"
         return found
@@ -144,7 +155,7 @@ def _value(value: Any, depth: int, budget: Budget) -> AnyValue:
         items = value.array_value.values
         room = budget.take(len(items))
         more = () if room == len(items) else (f"{MORE_KEY}(+{len(items) - room} more)",)
-        return (*[_value(each, depth + 1, budget) for each in items[:room]], *more)
+        return (*[_value(each, depth + 1, budget) for each in islice(items, room)], *more)
     return None
 
 

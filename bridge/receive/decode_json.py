@@ -24,6 +24,7 @@ from bridge.receive.records import (
     Malformed,
     Origins,
     TooMany,
+    by_time,
     clamp_time,
 )
 from bridge.record import attributes as names
@@ -44,7 +45,7 @@ _SEVERITIES: Final = {
 def decode_json(body: bytes, builder: EventBuilder, origins: Origins, *, arrived: int, peer: str) -> Decoded:
     """The records of an ``ExportLogsServiceRequest``. ``arrived`` is now, in ns, for records that bring no time.
 
-    Raises :class:`Malformed` if it is none, and :class:`TooMany`.
+    Raises :class:`Malformed` if it is none, and :class:`~bridge.receive.records.TooMany`.
     """
     try:
         request = msgspec.json.decode(body)
@@ -53,61 +54,81 @@ def decode_json(body: bytes, builder: EventBuilder, origins: Origins, *, arrived
     except RecursionError:
         raise Malformed("JSON nested too deeply") from None
     large = len(body) > builder.text_chars
-    resources = _list(_object(request, "the request"), "resourceLogs")
-    scopes = [
-        (resource, scope, _list(_object(scope, "scopeLogs"), "logRecords"))
-        for resource in resources
-        for scope in _list(_object(resource, "resourceLogs"), "scopeLogs")
+    tree = [
+        (
+            resource,
+            [(scope, _list(scope, "logRecords")) for scope in map(_scope_logs, _list(resource, "scopeLogs"))],
+        )
+        for resource in map(_resource_logs, _list(_object(request, "the request"), "resourceLogs"))
     ]
-    number = sum(len(records) for _, _, records in scopes)
+    number = sum(len(records) for _, scopes in tree for _, records in scopes)
     if number > MAX_RECORDS:
         raise TooMany(number)
     budget = Budget()
     events: list[LogEvent] = []
     rejected = 0
     problem = ""
-    for resource_logs, scope_logs, records in scopes:
+    for resource_logs, scopes in tree:
         told = _object(resource_logs.get("resource"), "resource")
         origin = origins.find(
             b"json" + msgspec.json.encode(told),
             lambda told=told: _attributes(told, "resource", budget),  # type: ignore[misc]
         )
-        scope = _object(scope_logs.get("scope"), "scope")
-        logger = _text(scope, "name")
-        more = _scope_attributes(scope, budget)
-        for index, record in enumerate(records):
-            try:
-                record = _object(record, "logRecords")
-                attributes = _attributes(record, "attributes", budget)
-                if more:
-                    attributes = more | attributes
-                dropped = _integer(record, "droppedAttributesCount")
-                if dropped:
-                    attributes[names.DROPPED_ATTRIBUTES] = dropped
-                observed = _integer(record, "observedTimeUnixNano") or arrived
-                events.append(
-                    builder.build(
-                        timestamp=clamp_time(_integer(record, "timeUnixNano") or observed),
-                        observed=clamp_time(observed),
-                        number=_severity(record.get("severityNumber")),
-                        severity_text=_text(record, "severityText"),
-                        logger=logger,
-                        body=_value(record.get("body"), "body", 1, budget),
-                        attributes=attributes,
-                        event_name=_text(record, "eventName"),
-                        trace_id=_hex(record, "traceId", 32),
-                        span_id=_hex(record, "spanId", 16),
-                        trace_flags=_integer(record, "flags") & 0xFF,
-                        resource=origin.resource,
-                        peer=peer,
-                        may_audit=origin.may_audit,
-                        large=large,
+        start = len(events)
+        for scope_logs, records in scopes:
+            scope = _object(scope_logs.get("scope"), "scope")
+            logger = _text(scope, "name")
+            more = _scope_attributes(scope, budget)
+            for index, record in enumerate(records):
+                try:
+                    record = _object(record, "logRecords")
+                    attributes = _attributes(record, "attributes", budget)
+                    if more:
+                        attributes = more | attributes
+                    dropped = _integer(record, "droppedAttributesCount")
+                    if dropped:
+                        attributes[names.DROPPED_ATTRIBUTES] = dropped
+                    observed = _integer(record, "observedTimeUnixNano") or arrived
+                    events.append(
+                        builder.build(
+                            timestamp=clamp_time(_integer(record, "timeUnixNano") or observed),
+                            observed=clamp_time(observed),
+                            number=_severity(record.get("severityNumber")),
+                            severity_text=_text(record, "severityText"),
+                            logger=logger,
+                            body=_value(record.get("body"), "body", 1, budget),
+                            attributes=attributes,
+                            event_name=_text(record, "eventName"),
+                            trace_id=_hex(record, "traceId", 32),
+                            span_id=_hex(record, "spanId", 16),
+                            trace_flags=_integer(record, "flags") & 0xFF,
+                            resource=origin.resource,
+                            peer=peer,
+                            may_audit=origin.may_audit,
+                            large=large,
+                        )
                     )
-                )
-            except Exception as error:
-                rejected += 1
-                problem = problem or f"logRecords[{index}]: {error}"
+                except Exception as error:
+                    rejected += 1
+                    problem = problem or f"logRecords[{index}]: {error}"
+        if len(scopes) > 1:
+            by_time(events, start)
     return Decoded(events, rejected, problem)
+
+
+def _resource_logs(value: Any) -> dict[str, Any]:
+    return _object(value, "resourceLogs")
+
+
+def _scope_logs(value: Any) -> dict[str, Any]:
+    return _object(value, "scopeLogs")
+
+
+def _numbers(resources: list[Any]) -> Iterator[int]:
+    yield len(resources)
+    scopes = [_list(_object(resource, "resourceLogs"), "scopeLogs") for resource in resources]
+    yield sum(map(len, scopes))
+    yield sum(len(_list(_object(scope, "scopeLogs"), "logRecords")) for some in scopes for scope in some)
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

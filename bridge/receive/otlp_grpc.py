@@ -6,6 +6,7 @@ gRPC gives and takes the messages' bytes; parsing is the decoder's, as for HTTP.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ import grpc.aio
 from bridge.errors import AddressUnavailable
 from bridge.receive.answers import Answer, Code, encode_status
 from bridge.receive.decode import encode_success
+from bridge.receive.other_signals import SERVICES, Signal, encode_left_out
 from bridge.receive.receiver import Receiver
 
 __all__ = ["GrpcTls", "OtlpGrpcServer", "PeerGuard"]
@@ -58,8 +60,12 @@ class OtlpGrpcServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        handler = grpc.unary_unary_rpc_method_handler(self._export)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
+        for service, export in (
+            (_SERVICE, self._export),
+            *((service, partial(self._leave_out, signal)) for service, signal in SERVICES.items()),
+        ):
+            methods = {"Export": grpc.unary_unary_rpc_method_handler(export)}
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         self.port = 0
 
     def bind(self, host: str, port: int, tls: GrpcTls | None = None) -> int:
@@ -90,13 +96,7 @@ class OtlpGrpcServer:
         await self._server.stop(grace)
 
     async def _export(self, request: bytes, context: Any) -> bytes:
-        address, peer = _address(context.peer())
-        metadata = {str(key).lower(): value for key, value in context.invocation_metadata() or () if type(value) is str}
-        refused = self._guard(address, metadata)
-        if refused is not None:
-            code, words = refused
-            self._receiver.refused("forbidden", words, peer)
-            await _abort(context, code, words)
+        peer = await self._admit(context)
         with self._receiver.admit() as admission:
             if not admission.grow(len(request)):
                 words = f"{self._receiver.pending_bytes} bytes are on their way already; try again"
@@ -106,6 +106,24 @@ class OtlpGrpcServer:
         if answer.code is not Code.OK:
             await _abort(context, answer.code, answer.message)
         return encode_success(answer.rejected, answer.message)
+
+    async def _leave_out(self, signal: Signal, request: bytes, context: Any) -> bytes:
+        peer = await self._admit(context)
+        answer = self._receiver.leave_out(request, "protobuf", signal, peer)
+        if answer.code is not Code.OK:
+            await _abort(context, answer.code, answer.message)
+        return encode_left_out(signal, "protobuf", answer.rejected)
+
+    async def _admit(self, context: Any) -> str:
+        """The peer, if it may send; else the call ends here."""
+        address, peer = _address(context.peer())
+        metadata = {str(key).lower(): value for key, value in context.invocation_metadata() or () if type(value) is str}
+        refused = self._guard(address, metadata)
+        if refused is not None:
+            code, words = refused
+            self._receiver.refused("forbidden", words, peer)
+            await _abort(context, code, words)
+        return peer
 
 
 async def _abort(context: Any, code: Code, words: str) -> None:

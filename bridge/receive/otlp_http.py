@@ -1,4 +1,4 @@
-"""``POST /v1/logs``: OTLP over HTTP, as an ASGI application."""
+"""``POST /v1/logs``: OTLP over HTTP, as an ASGI application. Also ``/v1/traces`` and ``/v1/metrics``, to say no."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from bridge.receive.answers import RETRY_SECONDS, Answer, Code, encode_status, encode_status_json
 from bridge.receive.decode import encode_success
 from bridge.receive.decode_json import encode_json_success
+from bridge.receive.other_signals import Signal, encode_left_out
 from bridge.receive.receiver import Admission, Encoding, Receiver, Refusal
 
 __all__ = ["Guard", "OtlpHttpEndpoint"]
@@ -52,10 +53,16 @@ class _Gone(Exception):
 
 
 class OtlpHttpEndpoint:
-    """Protobuf and JSON, plain and gzip. Every answer comes in the encoding of its request."""
+    """Protobuf and JSON, plain and gzip. Every answer comes in the encoding of its request.
 
-    def __init__(self, receiver: Receiver, guard: Guard, *, body_seconds: float = _BODY_SECONDS) -> None:
+    ``signal``: None for log records, else what is sent here and left out.
+    """
+
+    def __init__(
+        self, receiver: Receiver, guard: Guard, *, signal: Signal | None = None, body_seconds: float = _BODY_SECONDS
+    ) -> None:
         self._receiver = receiver
+        self._signal = signal
         self._guard = guard
         self._body_seconds = body_seconds
 
@@ -79,7 +86,10 @@ class OtlpHttpEndpoint:
         try:
             with self._receiver.admit() as admission:
                 body, encoding = await self._body(headers, receive, admission)
-                answer = await self._receiver.take(body, encoding, peer)
+                if self._signal is None:
+                    answer = await self._receiver.take(body, encoding, peer)
+                else:
+                    answer = self._receiver.leave_out(body, encoding, self._signal, peer)
         except _Refused as refusal:
             self._receiver.refused(refusal.reason, refusal.message, peer)
             await _refuse(send, encoding, refusal.code, refusal.message)
@@ -92,8 +102,12 @@ class OtlpHttpEndpoint:
         if answer.code is not Code.OK:
             await _refuse(send, encoding, answer.code, answer.message)
             return
-        encode = encode_success if encoding == "protobuf" else encode_json_success
-        await _answer(send, 200, encoding, encode(answer.rejected, answer.message))
+        if self._signal is not None:
+            body = encode_left_out(self._signal, encoding, answer.rejected)
+        else:
+            encode = encode_success if encoding == "protobuf" else encode_json_success
+            body = encode(answer.rejected, answer.message)
+        await _answer(send, 200, encoding, body)
 
     async def _body(self, headers: dict[bytes, str], receive: Receive, admission: Admission) -> tuple[bytes, Encoding]:
         encoding = _CONTENT_TYPES.get(_media_type(headers))

@@ -16,6 +16,7 @@ from bridge.diagnostics import say_rarely
 from bridge.receive.answers import Answer, Code
 from bridge.receive.decode import decode_protobuf
 from bridge.receive.decode_json import decode_json
+from bridge.receive.other_signals import LOGS_ONLY, Signal, count_json, count_protobuf
 from bridge.receive.recent import RecentIds, Seen
 from bridge.receive.records import Malformed, Origins, TooMany
 from bridge.record import attributes as names
@@ -54,6 +55,8 @@ class ReceiverStatistics(NamedTuple):
     """Records shown as system records because their source is not among ``audit_sources``."""
     refused: dict[str, int]
     """Requests refused whole, by reason."""
+    left_out: dict[str, int]
+    """``spans`` and ``data_points`` that came along, and were not taken."""
     pending_bytes: int
     """Bytes of requests that are being received or decoded now."""
 
@@ -120,6 +123,7 @@ class Receiver:
         self._id_conflicts = 0
         self._audit_refused = 0
         self._refused: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
 
     def admit(self) -> Admission:
         """What a request holds its bytes by."""
@@ -153,6 +157,25 @@ class Receiver:
             self.refused("internal", f"internal error: {error!r}", peer)
             return Answer(Code.UNAVAILABLE, "internal error; the monitor's standard error says more")
         return Answer(Code.OK, problem, rejected)
+
+    def leave_out(self, body: bytes, encoding: Encoding, signal: Signal, peer: str) -> Answer:
+        """Count the spans or data points of a request, and say, rarely, that they are not taken. Never raises."""
+        try:
+            number = count_protobuf(body, signal) if encoding == "protobuf" else count_json(body, signal)
+        except Malformed as error:
+            self.refused("malformed", str(error), peer)
+            return Answer(Code.INVALID_ARGUMENT, str(error))
+        self._left_out[signal] = self._left_out.get(signal, 0) + number
+        say_rarely(
+            f"receive:{signal}",
+            logging.INFO,
+            "%s also sends %s: %s; set %s to none there, or give them another endpoint",
+            peer,
+            "traces" if signal == "spans" else "metrics",
+            LOGS_ONLY,
+            "OTEL_TRACES_EXPORTER" if signal == "spans" else "OTEL_METRICS_EXPORTER",
+        )
+        return Answer(Code.OK, LOGS_ONLY, number)
 
     def _take(self, body: bytes, encoding: Encoding, peer: str) -> tuple[int, str]:
         decode = decode_protobuf if encoding == "protobuf" else decode_json
@@ -215,6 +238,7 @@ class Receiver:
                 self._id_conflicts,
                 self._audit_refused,
                 dict(self._refused),
+                dict(self._left_out),
                 self.pending_bytes,
             )
 

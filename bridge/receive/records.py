@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from bridge.record import attributes as names
@@ -12,10 +13,10 @@ from bridge.record.globs import canonical_glob, glob_test
 from bridge.record.received import EventBuilder
 from bridge.record.values import INT64_MAX, AnyValue, size_of
 
-__all__ = ["Budget", "Decoded", "Malformed", "Origin", "Origins", "TooMany", "clamp_time"]
+__all__ = ["Budget", "Decoded", "Malformed", "Origin", "Origins", "TooMany", "by_time", "clamp_time"]
 
 MAX_RECORDS: Final = 200_000
-"""Records in one request. A record can be two bytes long and still costs a thousand in here."""
+"""Records in one request, and likewise scopes and resources. Each can be two bytes long and still costs a thousand."""
 
 MAX_ATTRIBUTES: Final = 1_024
 """Attributes of a record, a scope or a resource that are looked at; the next one says how many more there were."""
@@ -25,6 +26,8 @@ MAX_DEPTH: Final = 16
 
 MAX_ELEMENTS: Final = 1_000_000
 """Elements of arrays and maps within values, over one request: two bytes each in there, a hundred here."""
+
+_TIMESTAMP: Final = attrgetter("timestamp")
 
 # Resources remembered, so that their records share one dict. A sender has one; a collector brings those of many.
 _MAX_RESOURCES: Final = 1_024
@@ -36,10 +39,11 @@ class Malformed(ValueError):
 
 
 class TooMany(ValueError):
-    """A request with more records than :data:`MAX_RECORDS`."""
+    """A request with more records, scopes or resources than :data:`MAX_RECORDS`."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"{number} records in one request; at most {MAX_RECORDS}: send smaller batches")
+        words = f"{number} records, scopes or resources in one request; at most {MAX_RECORDS}: send smaller batches"
+        super().__init__(words)
 
 
 class Decoded(NamedTuple):
@@ -87,6 +91,14 @@ class Origins:
         return origin
 
 
+def by_time(events: list[LogEvent], start: int) -> None:
+    """Put the events from ``start`` on, those of one resource with several scopes, in the order of their times.
+
+    OTLP groups records by scope, so that of a program's loggers each comes after the other, whatever was said first.
+    """
+    events[start:] = sorted(events[start:], key=_TIMESTAMP)
+
+
 class Budget:
     """How many elements of containers a request may still have looked at."""
 
@@ -100,6 +112,13 @@ class Budget:
         taken = min(wanted, self.left)
         self.left -= taken
         return taken
+
+
+def check_numbers(numbers: Iterable[int]) -> None:
+    """Raise :class:`TooMany` at the first number that is too large; what comes after it is not counted."""
+    for number in numbers:
+        if number > MAX_RECORDS:
+            raise TooMany(number)
 
 
 def clamp_time(nanoseconds: int) -> int:

@@ -20,10 +20,9 @@ from bridge.server.auth import Policy, judge
 from bridge.server.monitor import MonitorEndpoint
 from bridge.server.workers import sibling_workers
 
-__all__ = ["LOGS_PATH", "MONITOR_PATH", "build_app", "build_routes"]
+__all__ = ["MONITOR_PATH", "build_app", "build_routes"]
 
 MONITOR_PATH: Final = "/ws/monitor"
-LOGS_PATH: Final = "/v1/logs"
 
 _INDEX: Final = """\
 audit-bridge {version}: live log and audit records of {whose}.
@@ -42,12 +41,13 @@ def build_routes(
     max_clients: int,
     statistics: Callable[[], Mapping[str, Any]],
     version: str,
-    logs: ASGIApp | None = None,
+    ingest: Mapping[str, ASGIApp] | None = None,
     elsewhere: str | None = None,
 ) -> list[BaseRoute]:
     """``/ws/monitor`` as it is, everything else under ``prefix`` (``""`` for the root).
 
-    ``logs`` takes OTLP. ``elsewhere`` is the address of the process that shows this one's records: here they are not.
+    ``ingest``: by their paths, what takes OTLP. ``elsewhere``: the address of the process that shows the records,
+    which are not shown here then.
     """
     prefix = prefix.rstrip("/")
     if prefix and not prefix.startswith("/"):
@@ -82,7 +82,7 @@ def build_routes(
     index = _INDEX.format(
         version=version,
         whose="whoever sends them by OTLP"
-        if logs is not None
+        if ingest
         else "this process"
         if elsewhere is None
         else f"this process, which are shown by {elsewhere}",
@@ -100,7 +100,7 @@ def build_routes(
         Route(prefix + "/", guarded(lambda: PlainTextResponse(index)), name="bridge-index"),
         Route(prefix + "/api/stats", guarded(stats), name="bridge-stats"),
         Route(prefix + "/healthz", guarded(lambda: PlainTextResponse("ok\n")), name="bridge-healthz"),
-        *([Route(LOGS_PATH, logs, name="bridge-logs")] if logs is not None else []),
+        *[Route(path, app, name="bridge" + path.replace("/", "-")) for path, app in (ingest or {}).items()],
     ]
 
 
