@@ -3,11 +3,11 @@
 A page is run from top to bottom in a folder of its own. `python` blocks run in one namespace, each `setup()` on a clean
 process; one with a title is the file of that name, for the page's commands. In `console` blocks every line after `$ `
 is a command; the lines below it stand in its output, in that order (`…` is any text). A command that printed them may
-go on running until the end of the page, or until the page starts it anew. Version 1 messages in `json` blocks have to
-be printed by a command of the page, times apart.
+go on running until the end of the page, or until the page starts it anew; one `audit-bridge serve` takes the place of
+another. Version 1 messages in `json` blocks have to be printed by a command of the page, times apart.
 
-Ports are exchanged for free ones; a page that sends to 4318 finds a collector there. `make` and `pip` are not run, but
-checked; `curl` and `jq` are played, and `node` is left out where there is none with a WebSocket.
+Ports are exchanged for free ones; a page that sends to 4318, and runs no `serve`, finds a collector there. `make` and
+`pip` are not run, but checked; `curl` and `jq` are played, and `node` is left out where there is none with a WebSocket.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from tests.serving import eventually, kept_loggers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PORTS = ("8000", "8765", "4318")
+PORTS = ("8000", "8765", "4317", "4318")
 PATIENCE_SECONDS = 20.0
 
 
@@ -342,7 +342,8 @@ class PageRun:
     def run(self) -> None:
         blocks = blocks_of(self.page)
         collector = None
-        if any("4318" in block.text for block in blocks if block.language in ("python", "console")):
+        texts = [block.text for block in blocks if block.language in ("python", "console")]
+        if any("4318" in text for text in texts) and not any("audit-bridge serve" in text for text in texts):
             collector = Collector(int(self.ports["4318"]))
             self.cleanup.callback(collector.stop)
         commands = " ".join(block.text for block in blocks if block.language == "console")
@@ -384,10 +385,17 @@ class PageRun:
             assert prints(output, command.output), output
             self.outputs.append(output)
         else:
-            if command.line in self.running:
-                self.running[command.line].stop()
-            # Where a page relies on the default port.
-            environ = {"BRIDGE_PORT": self.ports["8765"], **command.environ}
+            for line, process in self.running.items():
+                # One monitor takes the place of another: they share their ports.
+                if line == command.line or ("audit-bridge serve" in line and words[1:2] == ["serve"]):
+                    process.stop()
+            # Where a page relies on the default ports.
+            environ = {
+                "BRIDGE_PORT": self.ports["8765"],
+                "BRIDGE_OTLP_GRPC_PORT": self.ports["4317"],
+                "BRIDGE_OTLP_HTTP_PORT": self.ports["4318"],
+                **command.environ,
+            }
             running = Running(executable(words), self.folder, environ)
             self.running[command.line] = running
             self.cleanup.callback(running.stop)
