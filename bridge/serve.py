@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import os
 import signal
 import ssl
 import sys
@@ -50,6 +52,8 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
     """
     for sentence in unknown_names(environ):
         say(logging.WARNING, "%s", sentence)
+    # What goes wrong is said by us, in one line; gRPC's library would add its own to standard error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import bridge.receive.otlp_grpc  # noqa: F401
     except ImportError as error:
@@ -59,6 +63,9 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
         # 5 ms for it whenever a large request is decoded in its thread.
         undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(0.000_5)
+        # Rings hold tens of thousands of objects that live for a while; the collector would look at them all the time.
+        undo.callback(gc.set_threshold, *gc.get_threshold())
+        gc.set_threshold(20_000, 20, 50)
         for name in _INGEST_LOGGERS:
             logger = logging.getLogger(name)
             undo.callback(logger.setLevel, logger.level)

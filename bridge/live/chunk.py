@@ -5,12 +5,13 @@ A chunk is filtered once, encoded once and framed once; a hundred clients that s
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from bridge.live.encode import encode_rich
 from bridge.live.messages import format_cursor
-from bridge.live.ring import Entry, Gap, Read
-from bridge.record.message import encode_v2
+from bridge.live.ring import ENTRY_OVERHEAD_BYTES, Entry, Gap, Read
 
 if TYPE_CHECKING:
     from bridge.record.filters import Filter
@@ -21,8 +22,12 @@ __all__ = ["BATCH_BYTES", "CHUNK_BYTES", "Chunk", "RichEncoder", "join_frames", 
 _RICH_KEPT = 4_096
 _RICH_BYTES = 16 << 20
 
-# What goes to a client in one write, counted as version 1: worth its system call, and little to hold for a slow client.
-CHUNK_BYTES = 128 * 1024
+# What goes to a client in one write, as entries count their texts, which is about twice a version 1 message: worth its
+# system call, and little to hold for a slow client.
+CHUNK_BYTES = 256 * 1024
+
+# Of what an entry counts for, the part that is not sent.
+_UNSENT_BYTES = ENTRY_OVERHEAD_BYTES - 160
 
 # One `batch` message holds at most this much: browsers parse a message in one go.
 BATCH_BYTES = 256 * 1024
@@ -67,17 +72,17 @@ class RichEncoder:
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
-        self._made: dict[int, bytes] = {}
+        self._made: OrderedDict[int, bytes] = OrderedDict()
         self._bytes = 0
 
     def __call__(self, entry: Entry) -> bytes:
         """The message of ``entry``."""
         made = self._made.get(entry.seq)
         if made is None:
-            made = self._made[entry.seq] = encode_v2(entry.event, format_cursor(self.epoch, entry.seq))
+            made = self._made[entry.seq] = encode_rich(entry.event, format_cursor(self.epoch, entry.seq))
             self._bytes += len(made)
             while len(self._made) > _RICH_KEPT or (self._bytes > _RICH_BYTES and len(self._made) > 1):
-                self._bytes -= len(self._made.pop(next(iter(self._made))))
+                self._bytes -= len(self._made.popitem(last=False)[1])
         return made
 
 
@@ -99,7 +104,7 @@ class Chunk:
         for entry in read.entries:
             if matches is None or matches(entry.event):
                 self.entries.append(entry)
-                left -= len(entry.wire)
+                left -= entry.size - _UNSENT_BYTES
                 if left < 0:
                     self.seq = entry.seq
                     break

@@ -183,14 +183,7 @@ class JoinedClient:
             if self._blocked_since is None:
                 self._blocked_since = now
             elif now - self._blocked_since >= self._stuck_seconds:
-                self.session.stuck(f"too slow: nothing was read for {self._stuck_seconds:g} s")
-                say_rarely(
-                    "stuck",
-                    logging.WARNING,
-                    "closed a client of /ws/monitor: too slow: nothing was read for %g s",
-                    self._stuck_seconds,
-                )
-                _finish(self.done)
+                _give_up(self, self._stuck_seconds)
             return
         self._blocked_since = None
         self.session.tick(now)
@@ -283,14 +276,7 @@ class PlainClient:
     def on_tick(self, now: float) -> None:
         """Half a second has passed."""
         if self._sending_since is not None and now - self._sending_since >= self._stuck_seconds:
-            self.session.stuck(f"too slow: nothing was read for {self._stuck_seconds:g} s")
-            say_rarely(
-                "stuck",
-                logging.WARNING,
-                "closed a client of /ws/monitor: too slow: nothing was read for %g s",
-                self._stuck_seconds,
-            )
-            _finish(self.done)
+            _give_up(self, self._stuck_seconds)
         else:
             # By the task, between two chunks: what a client that takes nothing is told must not pile up.
             self._tick_due = True
@@ -339,6 +325,14 @@ class PlainClient:
 def _finish(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
+
+
+def _give_up(client: JoinedClient | PlainClient, seconds: float) -> None:
+    """Close a client that has taken nothing for so long."""
+    reason = f"too slow: nothing was read for {seconds:g} s"
+    client.session.stuck(reason)
+    say_rarely("stuck", logging.WARNING, "closed a client of /ws/monitor: %s", reason)
+    _finish(client.done)
 
 
 def _count_missed(hub: Hub, chunk: Chunk) -> None:

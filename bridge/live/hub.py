@@ -8,22 +8,22 @@ since it last looked: never a coroutine or a future per record.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
-from bridge.diagnostics import say_rarely
 from bridge.live.ring import Entry, Read, Ring, entry_size, merge
 from bridge.record.event import LogEvent
-from bridge.record.message import encode_v1
 from bridge.record.values import AnyValue, size_of
 
 __all__ = ["Hub", "HubStatistics", "process_hub"]
+
+_SEQ = attrgetter("seq")
 
 DEFAULT_RECORDS = 20_000
 DEFAULT_BYTES = 32 << 20
@@ -86,7 +86,7 @@ class Hub:
     ) -> None:
         self._lock = threading.RLock()
         self._publishing = False
-        self._deferred: list[tuple[LogEvent, bytes, int]] = []
+        self._deferred: list[tuple[LogEvent, int]] = []
         self._loops: dict[int, _Loop] = {}
         self._clients = 0
         self._skipped_system = 0
@@ -118,20 +118,20 @@ class Hub:
 
     def publish(self, events: Sequence[LogEvent]) -> None:
         """Append records, in order, and wake whoever waits. Any thread. Never blocks on a client."""
-        encoded = self._encode_all(events)
+        sized = self._size_all(events)
         with self._lock:
             if self._publishing:
                 # A signal handler or a finalizer, in the middle of our own append, on this very thread.
-                self._deferred.extend(encoded)
+                self._deferred.extend(sized)
                 return
-            while encoded:
+            while sized:
                 self._publishing = True
                 try:
-                    self._append(encoded)
+                    self._append(sized)
                 finally:
                     self._publishing = False
                 # Looked at last: what comes from here on is not deferred any more.
-                encoded, self._deferred = self._deferred, []
+                sized, self._deferred = self._deferred, []
             bells = [each for each in self._loops.values() if (each.waiters or each.listeners) and not each.rung]
         for bell in bells:
             bell.rung = True
@@ -141,34 +141,24 @@ class Hub:
                 with self._lock:
                     self._loops.pop(id(bell.loop), None)
 
-    def _append(self, encoded: Iterable[tuple[LogEvent, bytes, int]]) -> None:
-        for event, wire, size in encoded:
+    def _append(self, sized: Iterable[tuple[LogEvent, int]]) -> None:
+        for event, size in sized:
             self._seq += 1
-            (self._audit if event.is_audit else self._system).append(Entry(self._seq, wire, event, size))
+            (self._audit if event.is_audit else self._system).append(Entry(self._seq, event, size))
 
-    def _encode_all(self, events: Sequence[LogEvent]) -> list[tuple[LogEvent, bytes, int]]:
-        encoded = []
+    def _size_all(self, events: Sequence[LogEvent]) -> list[tuple[LogEvent, int]]:
+        sized = []
         resource = self._charged
         for event in events:
-            wire = self._encode(event)
-            size = entry_size(wire, event)
+            size = entry_size(event)
             if event.resource is not resource and event.resource:
                 # Records of one sender share theirs, and the first in a row pays for it. Else records that each bring
                 # a large one would hold more than the rings' bounds allow.
                 resource = event.resource
                 size += size_of(dict(resource))
-            encoded.append((event, wire, size))
+            sized.append((event, size))
         self._charged = resource
-        return encoded
-
-    def _encode(self, event: LogEvent) -> bytes:
-        try:
-            return encode_v1(event)
-        except Exception as error:
-            say_rarely("encode", logging.ERROR, "a record's values could not be encoded: %r", error)
-            import msgspec
-
-            return encode_v1(msgspec.structs.replace(event, action=None, metadata={"bridge.encoding": "failed"}))
+        return sized
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -191,7 +181,7 @@ class Hub:
         """Up to ``limit`` held records with numbers up to ``seq``, newest first."""
         with self._lock:
             found = self._system.before(seq, limit) + self._audit.before(seq, limit)
-        return sorted(found, reverse=True)[:limit]
+        return sorted(found, key=_SEQ, reverse=True)[:limit]
 
     async def wait(self, seq: int) -> None:
         """Return once there is something after number ``seq``, or the hub is closed, or a fellow waiter was woken."""

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from operator import attrgetter
 from typing import NamedTuple
 
+import msgspec
+
+from bridge.live.encode import encode_plain
 from bridge.record.event import LogEvent
 from bridge.record.values import size_of
 
-__all__ = ["Entry", "Gap", "Read", "Ring", "entry_size", "merge"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "Entry", "Gap", "Read", "Ring", "entry_size", "merge"]
 
-# What an entry costs beside its texts: the event, its dicts and short strings, roughly.
-_ENTRY_OVERHEAD_BYTES = 1_024
+# What an entry costs beside its texts: the event, its dicts and short strings, roughly; a message's frame and keys.
+ENTRY_OVERHEAD_BYTES = 1_280
+
+_SEQ = attrgetter("seq")
 
 
-class Entry(NamedTuple):
-    """A record in a ring, encoded once."""
+class Entry(msgspec.Struct):
+    """A record in a ring."""
 
     seq: int
     """Number over both rings, from 1, in the order of publication."""
-    wire: bytes
-    """The version 1 message."""
     event: LogEvent
     size: int
     """Bytes that it counts for: :func:`entry_size`."""
+    _wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """The version 1 message, made when somebody first asks for it: most records are never asked for."""
+        wire = self._wire
+        if wire is None:
+            wire = self._wire = encode_plain(self.event)
+        return wire
 
 
 class Gap(NamedTuple):
@@ -85,14 +98,15 @@ class Ring:
     def append(self, entry: Entry) -> None:
         """Add the newest record. One larger than the whole ring is held alone."""
         size = entry.size
-        while self.first <= self.last and (len(self) >= self.max_records or self.bytes + size > self.max_bytes):
+        room, slots = self.max_records, self._slots
+        while self.first <= self.last and (self.last - self.first + 1 >= room or self.bytes + size > self.max_bytes):
             self._evict()
         self.last += 1
-        if len(self._slots) < self.max_records:
+        if len(slots) < room:
             # Slots are made as they are needed: a small service never pays for the bound.
-            self._slots.append(entry)
+            slots.append(entry)
         else:
-            self._slots[(self.last - 1) % self.max_records] = entry
+            slots[(self.last - 1) % room] = entry
         self.bytes += size
 
     def _evict(self) -> None:
@@ -170,14 +184,15 @@ class Ring:
         )
 
 
-def entry_size(wire: bytes, event: LogEvent) -> int:
-    """Bytes that a record holds, roughly: its message, its attributes (a traceback is one), and what both cost."""
-    size = len(wire) + _ENTRY_OVERHEAD_BYTES + 2 * len(event.message)
+def entry_size(event: LogEvent) -> int:
+    """Bytes that a record holds, roughly: its texts, its messages once they are made, its attributes (a traceback is
+    one), and what all of it costs."""
+    size = ENTRY_OVERHEAD_BYTES + 3 * len(event.message)
     for value in event.attributes.values():
         kind = type(value)
-        if kind is str or kind is bytes:
+        if kind is str:
             size += len(value)  # type: ignore[arg-type]
-        elif kind is dict or kind is tuple:
+        elif kind is bytes or kind is dict or kind is tuple:
             size += size_of(value)
     return size
 
@@ -192,7 +207,7 @@ def merge(system: Ring, audit: Ring, seq: int, limit: int) -> Read:
     systems = system.after(seq, limit)
     audits = audit.after(seq, limit)
     if systems and audits:
-        entries = sorted(systems + audits)[:limit]  # two sorted runs: timsort merges them in one pass
+        entries = sorted(systems + audits, key=_SEQ)[:limit]  # two sorted runs: timsort merges them in one pass
     else:
         entries = systems or audits
     if not entries:

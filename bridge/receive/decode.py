@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -16,21 +16,23 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 from bridge.receive.records import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
-    MAX_RECORDS,
     Budget,
     Decoded,
     Malformed,
     Origins,
-    TooMany,
     by_time,
+    check_numbers,
     clamp_time,
 )
 from bridge.record import attributes as names
 from bridge.record.event import LogEvent
 from bridge.record.received import EventBuilder
-from bridge.record.values import DEPTH_LIMIT, MORE_KEY, AnyValue
+from bridge.record.values import DEPTH_LIMIT, INT64_MAX, MORE_KEY, AnyValue
 
 __all__ = ["decode_protobuf", "encode_success"]
+
+_NO_TRACE: Final = bytes(16)
+_NO_SPAN: Final = bytes(8)
 
 
 def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arrived: int, peer: str) -> Decoded:
@@ -71,23 +73,26 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
                     body_value = record.body
                     trace_id, span_id = record.trace_id, record.span_id
                     observed = record.observed_time_unix_nano or arrived
+                    timestamp = record.time_unix_nano or observed
+                    if timestamp > INT64_MAX or observed > INT64_MAX:
+                        timestamp, observed = clamp_time(timestamp), clamp_time(observed)
                     append(
                         build(
-                            timestamp=clamp_time(record.time_unix_nano or observed),
-                            observed=clamp_time(observed),
-                            number=record.severity_number,
-                            severity_text=record.severity_text,
-                            logger=logger,
-                            body=body_value.string_value or _value(body_value, 1, budget),
-                            attributes=attributes,
-                            event_name=record.event_name,
-                            trace_id=trace_id.hex() if len(trace_id) == 16 and any(trace_id) else "",
-                            span_id=span_id.hex() if len(span_id) == 8 and any(span_id) else "",
-                            trace_flags=record.flags & 0xFF,
-                            resource=resource,
-                            peer=peer,
-                            may_audit=may_audit,
-                            large=large,
+                            timestamp,
+                            observed,
+                            record.severity_number,
+                            record.severity_text,
+                            logger,
+                            body_value.string_value or _value(body_value, 1, budget),
+                            attributes,
+                            record.event_name,
+                            trace_id.hex() if len(trace_id) == 16 and trace_id != _NO_TRACE else "",
+                            span_id.hex() if len(span_id) == 8 and span_id != _NO_SPAN else "",
+                            record.flags & 0xFF,
+                            resource,
+                            peer,
+                            may_audit,
+                            large,
                         )
                     )
                 except Exception as error:
@@ -122,8 +127,8 @@ def _attributes(pairs: Any, budget: Budget) -> dict[str, AnyValue]:
         pairs = pairs[:MAX_ATTRIBUTES]
     for pair in pairs:
         value = pair.value
-        # Most are texts; asking for the kind costs more than asking for the text.
-        found[pair.key] = value.string_value or _value(value, 1, budget)
+        # Asking for the kind costs more than asking for the likeliest: what is not set is empty.
+        found[pair.key] = value.string_value or value.int_value or value.double_value or _value(value, 1, budget)
     return found
 
 

@@ -18,13 +18,12 @@ import msgspec
 from bridge.receive.records import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
-    MAX_RECORDS,
     Budget,
     Decoded,
     Malformed,
     Origins,
-    TooMany,
     by_time,
+    check_numbers,
     clamp_time,
 )
 from bridge.record import attributes as names
@@ -54,16 +53,15 @@ def decode_json(body: bytes, builder: EventBuilder, origins: Origins, *, arrived
     except RecursionError:
         raise Malformed("JSON nested too deeply") from None
     large = len(body) > builder.text_chars
+    resources = _list(_object(request, "the request"), "resourceLogs")
+    check_numbers(_numbers(resources))
     tree = [
         (
             resource,
             [(scope, _list(scope, "logRecords")) for scope in map(_scope_logs, _list(resource, "scopeLogs"))],
         )
-        for resource in map(_resource_logs, _list(_object(request, "the request"), "resourceLogs"))
+        for resource in map(_resource_logs, resources)
     ]
-    number = sum(len(records) for _, scopes in tree for _, records in scopes)
-    if number > MAX_RECORDS:
-        raise TooMany(number)
     budget = Budget()
     events: list[LogEvent] = []
     rejected = 0
@@ -126,9 +124,9 @@ def _scope_logs(value: Any) -> dict[str, Any]:
 
 def _numbers(resources: list[Any]) -> Iterator[int]:
     yield len(resources)
-    scopes = [_list(_object(resource, "resourceLogs"), "scopeLogs") for resource in resources]
+    scopes = [_list(_resource_logs(resource), "scopeLogs") for resource in resources]
     yield sum(map(len, scopes))
-    yield sum(len(_list(_object(scope, "scopeLogs"), "logRecords")) for some in scopes for scope in some)
+    yield sum(len(_list(_scope_logs(scope), "logRecords")) for some in scopes for scope in some)
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

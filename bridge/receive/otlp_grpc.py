@@ -17,7 +17,7 @@ from bridge.errors import AddressUnavailable
 from bridge.receive.answers import Answer, Code, encode_status
 from bridge.receive.decode import encode_success
 from bridge.receive.other_signals import SERVICES, Signal, encode_left_out
-from bridge.receive.receiver import Receiver
+from bridge.receive.receiver import Encoding, Receiver
 
 __all__ = ["GrpcTls", "OtlpGrpcServer", "PeerGuard"]
 
@@ -96,23 +96,30 @@ class OtlpGrpcServer:
         await self._server.stop(grace)
 
     async def _export(self, request: bytes, context: Any) -> bytes:
+        answer = await self._answer(self._receiver.take, request, context)
+        return encode_success(answer.rejected, answer.message)
+
+    async def _leave_out(self, signal: Signal, request: bytes, context: Any) -> bytes:
+        async def leave_out(body: bytes, encoding: Encoding, peer: str) -> Answer:
+            return await self._receiver.leave_out(body, encoding, signal, peer)
+
+        answer = await self._answer(leave_out, request, context)
+        return encode_left_out(signal, "protobuf", answer.rejected)
+
+    async def _answer(
+        self, take: Callable[[bytes, Encoding, str], Awaitable[Answer]], request: bytes, context: Any
+    ) -> Answer:
+        """What ``take`` answers, if it is OK; else the call ends here."""
         peer = await self._admit(context)
         with self._receiver.admit() as admission:
             if not admission.grow(len(request)):
                 words = f"{self._receiver.pending_bytes} bytes are on their way already; try again"
                 self._receiver.refused("overload", words, peer)
                 await _abort(context, Code.UNAVAILABLE, words)
-            answer: Answer = await self._receiver.take(request, "protobuf", peer)
+            answer = await take(request, "protobuf", peer)
         if answer.code is not Code.OK:
             await _abort(context, answer.code, answer.message)
-        return encode_success(answer.rejected, answer.message)
-
-    async def _leave_out(self, signal: Signal, request: bytes, context: Any) -> bytes:
-        peer = await self._admit(context)
-        answer = self._receiver.leave_out(request, "protobuf", signal, peer)
-        if answer.code is not Code.OK:
-            await _abort(context, answer.code, answer.message)
-        return encode_left_out(signal, "protobuf", answer.rejected)
+        return answer
 
     async def _admit(self, context: Any) -> str:
         """The peer, if it may send; else the call ends here."""

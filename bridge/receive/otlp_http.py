@@ -89,7 +89,7 @@ class OtlpHttpEndpoint:
                 if self._signal is None:
                     answer = await self._receiver.take(body, encoding, peer)
                 else:
-                    answer = self._receiver.leave_out(body, encoding, self._signal, peer)
+                    answer = await self._receiver.leave_out(body, encoding, self._signal, peer)
         except _Refused as refusal:
             self._receiver.refused(refusal.reason, refusal.message, peer)
             await _refuse(send, encoding, refusal.code, refusal.message)
@@ -201,8 +201,10 @@ async def _refuse(send: Send, encoding: Encoding, code: Code, words: str) -> Non
         headers["retry_after"] = str(RETRY_SECONDS).encode()
     if code is Code.UNAUTHENTICATED:
         headers["www_authenticate"] = b"Bearer"
-    if code in (Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED):
-        headers["connection"] = b"close"  # the rest of the body is nothing that anybody waits for
+    if code is Code.DEADLINE_EXCEEDED:
+        # Nobody waits for the rest of the body. That of one that is too large is read and thrown away, for as long as
+        # a head may take: were it cut off, many senders would see a broken connection, not why, and come again.
+        headers["connection"] = b"close"
     await _answer(send, _STATUS[code], encoding, encode_refusal(encoding, code, words), **headers)
 
 

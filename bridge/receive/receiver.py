@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -136,12 +137,21 @@ class Receiver:
 
     async def take(self, body: bytes, encoding: Encoding, peer: str) -> Answer:
         """Take a whole request. Never raises, except for cancellation."""
+        return await self._answer(self._take, body, encoding, peer)
+
+    async def leave_out(self, body: bytes, encoding: Encoding, signal: Signal, peer: str) -> Answer:
+        """Count the spans or data points of a request, and say, rarely, that they are not taken. Never raises."""
+        return await self._answer(partial(self._leave_out, signal), body, encoding, peer)
+
+    async def _answer(
+        self, work: Callable[[bytes, Encoding, str], tuple[int, str]], body: bytes, encoding: Encoding, peer: str
+    ) -> Answer:
         try:
             if len(body) <= _INLINE_BYTES:
-                rejected, problem = self._take(body, encoding, peer)
+                rejected, problem = work(body, encoding, peer)
             else:
                 rejected, problem = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._take, body, encoding, peer
+                    self._thread, work, body, encoding, peer
                 )
         except Malformed as error:
             self.refused("malformed", str(error), peer)
@@ -158,14 +168,10 @@ class Receiver:
             return Answer(Code.UNAVAILABLE, "internal error; the monitor's standard error says more")
         return Answer(Code.OK, problem, rejected)
 
-    def leave_out(self, body: bytes, encoding: Encoding, signal: Signal, peer: str) -> Answer:
-        """Count the spans or data points of a request, and say, rarely, that they are not taken. Never raises."""
-        try:
-            number = count_protobuf(body, signal) if encoding == "protobuf" else count_json(body, signal)
-        except Malformed as error:
-            self.refused("malformed", str(error), peer)
-            return Answer(Code.INVALID_ARGUMENT, str(error))
-        self._left_out[signal] = self._left_out.get(signal, 0) + number
+    def _leave_out(self, signal: Signal, body: bytes, encoding: Encoding, peer: str) -> tuple[int, str]:
+        number = count_protobuf(body, signal) if encoding == "protobuf" else count_json(body, signal)
+        with self._lock:
+            self._left_out[signal] = self._left_out.get(signal, 0) + number
         say_rarely(
             f"receive:{signal}",
             logging.INFO,
@@ -175,7 +181,7 @@ class Receiver:
             LOGS_ONLY,
             "OTEL_TRACES_EXPORTER" if signal == "spans" else "OTEL_METRICS_EXPORTER",
         )
-        return Answer(Code.OK, LOGS_ONLY, number)
+        return number, LOGS_ONLY
 
     def _take(self, body: bytes, encoding: Encoding, peer: str) -> tuple[int, str]:
         decode = decode_protobuf if encoding == "protobuf" else decode_json
@@ -184,7 +190,7 @@ class Receiver:
             self._show(decoded.events[start : start + _SLICE_RECORDS])
         with self._lock:
             self._requests += 1
-            self._received += len(decoded.events) + decoded.rejected
+            self._received += decoded.rejected
             self._rejected += decoded.rejected
         if decoded.rejected:
             words = "left out %d records of %s: %s"
@@ -195,6 +201,7 @@ class Receiver:
         """Publish what did not come before."""
         events: list[LogEvent] = []
         kept: list[str] = []
+        conflicts = audit_refused = 0
         # Over the look and the publishing: a copy that comes by another connection meanwhile must find the id.
         with self._lock:
             for event in received:
@@ -205,16 +212,15 @@ class Receiver:
                     content = hash((event.timestamp, event.message, event.logger, event.severity_number))
                     seen = self._recent.look(record_id, content)
                     if seen is Seen.AGAIN:
-                        self._duplicates += 1
                         continue
                     if seen is Seen.NEW:
                         self._recent.keep(record_id, content)
                         kept.append(record_id)
                     else:
-                        self._id_conflicts += 1
+                        conflicts += 1
                         event = msgspec.structs.replace(event, attributes={**attributes, names.ID_CONFLICT: True})
                 if names.AUDIT_REFUSED in attributes:
-                    self._audit_refused += 1
+                    audit_refused += 1
                 events.append(event)
             if events:
                 try:
@@ -224,7 +230,12 @@ class Receiver:
                     for record_id in kept:
                         self._recent.forget(record_id)
                     raise
-                self._accepted += len(events)
+            # Counted once they are shown, and all at once: the counts add up whenever somebody asks.
+            self._received += len(received)
+            self._accepted += len(events)
+            self._duplicates += len(received) - len(events)
+            self._id_conflicts += conflicts
+            self._audit_refused += audit_refused
 
     def statistics(self) -> ReceiverStatistics:
         """A consistent snapshot."""

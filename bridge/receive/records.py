@@ -13,7 +13,7 @@ from bridge.record.globs import canonical_glob, glob_test
 from bridge.record.received import EventBuilder
 from bridge.record.values import INT64_MAX, AnyValue, size_of
 
-__all__ = ["Budget", "Decoded", "Malformed", "Origin", "Origins", "TooMany", "by_time", "clamp_time"]
+__all__ = ["Budget", "Decoded", "Malformed", "Origin", "Origins", "TooMany", "by_time", "check_numbers", "clamp_time"]
 
 MAX_RECORDS: Final = 200_000
 """Records in one request, and likewise scopes and resources. Each can be two bytes long and still costs a thousand."""

@@ -26,8 +26,10 @@ class ExceptionInfo(msgspec.Struct, frozen=True):
     """The full chained traceback, exception groups included, as Python prints it."""
 
 
-class LogEvent(msgspec.Struct, frozen=True, kw_only=True):
+class LogEvent(msgspec.Struct, frozen=True):
     """One log record, frozen: redacted, and independent of whatever made it.
+
+    To be made with keywords, but for the one place where every record of a fleet comes by: they cost 0.5 µs there.
 
     Times are nanoseconds since the Unix epoch, UTC. ``trace_id`` and ``span_id`` are lower-case hex, ``""`` if none.
     ``action`` and ``metadata`` are ``UNSET`` where the record has none (``None`` is a value: `audit_log` without an

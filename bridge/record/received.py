@@ -23,6 +23,7 @@ __all__ = ["EventBuilder", "body_text"]
 
 # File paths of programs that log. Received ones must not let this grow for ever.
 _MAX_MODULES: Final = 4_096
+_MAX_LEVELS: Final = 256
 
 
 class EventBuilder:
@@ -33,6 +34,7 @@ class EventBuilder:
         self._rules = rules
         self.text_chars = text_chars
         self._modules: dict[str, str] = {}
+        self._levels: dict[tuple[str, int], str] = {}
 
     def resource(self, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:
         """A resource's attributes as they may be shown. Frozen by convention; made once for many records."""
@@ -40,7 +42,6 @@ class EventBuilder:
 
     def build(
         self,
-        *,
         timestamp: int,
         observed: int,
         number: int,
@@ -63,9 +64,7 @@ class EventBuilder:
         record with the attribute ``bridge.audit_refused``. ``large`` False: nothing in the record can be longer than
         ``text_chars``, which saves the look.
         """
-        redactor = self._redactor
-        message = redactor.text(body if type(body) is str else body_text(body))
-        attributes = redactor.attributes(attributes)
+        message, attributes = self._redactor.record(body if type(body) is str else body_text(body), attributes)
         audit = is_audit(logger, message, attributes, self._rules)
         if audit and not may_audit:
             audit = False
@@ -79,13 +78,10 @@ class EventBuilder:
         path = get(names.CODE_FILE_PATH) or get(names.CODE_FILE_PATH_OLD)
         function = get(names.CODE_FUNCTION_NAME) or get(names.CODE_FUNCTION_NAME_OLD)
         line = get(names.CODE_LINE_NUMBER) or get(names.CODE_LINE_NUMBER_OLD)
+        kind, words = get(names.EXCEPTION_TYPE), get(names.EXCEPTION_MESSAGE)
         exception = None
-        if names.EXCEPTION_TYPE in attributes or names.EXCEPTION_MESSAGE in attributes:
-            exception = ExceptionInfo(
-                _text(get(names.EXCEPTION_TYPE)),
-                _text(get(names.EXCEPTION_MESSAGE)),
-                _text(get(names.EXCEPTION_STACKTRACE)),
-            )
+        if kind is not None or words is not None:
+            exception = ExceptionInfo(_text(kind), _text(words), _text(get(names.EXCEPTION_STACKTRACE)))
         action: AnyValue | Unset = UNSET
         metadata: AnyValue | Unset = UNSET
         record_id = ""
@@ -93,39 +89,44 @@ class EventBuilder:
             action = attributes.get(names.AUDIT_ACTION, attributes.get("action", UNSET))
             metadata = _metadata(attributes)
             record_id = _text(get(names.AUDIT_RECORD_ID) or get(names.RECORD_UID))
+        # In the order of the fields: twenty keywords cost as much as all of the above.
         return LogEvent(
-            timestamp=timestamp,
-            observed_timestamp=observed,
-            severity_number=number,
-            level=level_text(severity_text, number),
-            logger=logger,
-            message=message,
-            is_audit=audit,
-            module=self._module(path) if type(path) is str else "",
-            function=function if type(function) is str else "",
-            line=line if type(line) is int else 0,
-            event_name=event_name or _text(get(names.OTEL_EVENT_NAME) or get(names.EVENT_NAME)),
-            trace_id=trace_id,
-            span_id=span_id,
-            trace_flags=trace_flags,
-            action=action,
-            metadata=metadata,
-            record_id=record_id,
-            attributes=attributes,
-            resource=resource,
-            exception=exception,
-            peer=peer,
+            timestamp,
+            observed,
+            number,
+            self._levels.get((severity_text, number)) or self._level(severity_text, number),
+            logger,
+            message,
+            audit,
+            self._modules.get(path) or self._module(path) if type(path) is str else "",
+            function if type(function) is str else "",
+            line if type(line) is int else 0,
+            event_name or _text(get(names.OTEL_EVENT_NAME) or get(names.EVENT_NAME)),
+            trace_id,
+            span_id,
+            trace_flags,
+            action,
+            metadata,
+            record_id,
+            attributes,
+            resource,
+            exception,
+            peer,
         )
 
+    def _level(self, severity_text: str, number: int) -> str:
+        level = level_text(severity_text, number)
+        if len(self._levels) < _MAX_LEVELS and len(severity_text) <= 32:
+            self._levels[severity_text, number] = level
+        return level
+
     def _module(self, path: str) -> str:
-        module = self._modules.get(path)
-        if module is None:
-            # Windows paths come from Windows machines, whatever this one is.
-            module = PurePath(path.replace("\\", "/")).stem
-            if len(self._modules) >= _MAX_MODULES:
-                self._modules.clear()
-            if len(path) < 1_024:
-                self._modules[path] = module
+        # Windows paths come from Windows machines, whatever this one is.
+        module = PurePath(path.replace("\\", "/")).stem
+        if len(self._modules) >= _MAX_MODULES:
+            self._modules.clear()
+        if len(path) < 1_024:
+            self._modules[path] = module
         return module
 
 

@@ -106,7 +106,7 @@ def test_a_large_chunk_ends_early_and_the_next_goes_on_there() -> None:
         found += [entry.seq for entry in chunk.entries]
         seq, count = chunk.seq, count + 1
     assert list(range(1, 1_001)) == found
-    assert 1_000 // (CHUNK_BYTES // 1_100) == count - 1
+    assert 1_000 // (CHUNK_BYTES // 3_200) == count - 1
 
 
 def test_a_gap_behind_the_early_end_waits_for_its_chunk() -> None:

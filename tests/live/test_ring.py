@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from bridge.live.hub import Hub
 from bridge.live.ring import Entry, Ring, entry_size, merge
 from bridge.record.event import LogEvent
-from bridge.record.message import encode_v1
 
 
 def event(message: str = "m", *, audit: bool = False, **fields: object) -> LogEvent:
@@ -26,7 +25,7 @@ def event(message: str = "m", *, audit: bool = False, **fields: object) -> LogEv
 
 
 def entry(seq: int, *, audit: bool = False, size: int = 10) -> Entry:
-    return Entry(seq, b"%d" % seq, event(str(seq), audit=audit), size)
+    return Entry(seq, event(str(seq), audit=audit), size)
 
 
 def test_holds_the_newest_by_count() -> None:
@@ -81,12 +80,11 @@ def test_slots_are_made_as_they_are_needed() -> None:
 def test_size_counts_attributes() -> None:
     """What a record carries in its attributes counts, though version 1 never sends it."""
     plain = event()
-    wire = encode_v1(plain)
-    base = entry_size(wire, plain)
-    assert entry_size(wire, event(attributes={"a": "x" * 1_000_000})) >= base + 1_000_000
-    assert entry_size(wire, event(attributes={"a": ("x" * 1_000_000,)})) >= base + 1_000_000
-    assert entry_size(wire, event(attributes={"a": {"b": b"x" * 1_000_000}})) >= base + 1_000_000
-    assert entry_size(wire, event(attributes={"a": 1, "b": None, "c": 1.5})) == base
+    base = entry_size(plain)
+    assert entry_size(event(attributes={"a": "x" * 1_000_000})) >= base + 1_000_000
+    assert entry_size(event(attributes={"a": ("x" * 1_000_000,)})) >= base + 1_000_000
+    assert entry_size(event(attributes={"a": {"b": b"x" * 1_000_000}})) >= base + 1_000_000
+    assert entry_size(event(attributes={"a": 1, "b": None, "c": 1.5})) == base
 
 
 def test_merge_takes_both_in_order() -> None:
@@ -161,7 +159,7 @@ def test_against_a_model(operations: list[tuple[str, Any]]) -> None:
             for audit, extra in values:
                 number += 1
                 events.append(event(f"{number:06d}" + "x" * extra, audit=bool(audit)))
-                models[bool(audit)].append(number, entry_size(encode_v1(events[-1]), events[-1]))
+                models[bool(audit)].append(number, entry_size(events[-1]))
             hub.publish(events)
         elif name == "resize":
             hub.resize(system_records=values[0], system_bytes=values[1], audit_records=values[2], audit_bytes=values[3])
