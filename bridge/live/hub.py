@@ -86,7 +86,7 @@ class Hub:
     ) -> None:
         self._lock = threading.RLock()
         self._publishing = False
-        self._deferred: list[tuple[LogEvent, int]] = []
+        self._deferred: list[Entry] = []
         self._loops: dict[int, _Loop] = {}
         self._clients = 0
         self._skipped_system = 0
@@ -118,20 +118,20 @@ class Hub:
 
     def publish(self, events: Sequence[LogEvent]) -> None:
         """Append records, in order, and wake whoever waits. Any thread. Never blocks on a client."""
-        sized = self._size_all(events)
+        entries = self._entries(events)
         with self._lock:
             if self._publishing:
                 # A signal handler or a finalizer, in the middle of our own append, on this very thread.
-                self._deferred.extend(sized)
+                self._deferred.extend(entries)
                 return
-            while sized:
+            while entries:
                 self._publishing = True
                 try:
-                    self._append(sized)
+                    self._append(entries)
                 finally:
                     self._publishing = False
                 # Looked at last: what comes from here on is not deferred any more.
-                sized, self._deferred = self._deferred, []
+                entries, self._deferred = self._deferred, []
             bells = [each for each in self._loops.values() if (each.waiters or each.listeners) and not each.rung]
         for bell in bells:
             bell.rung = True
@@ -141,13 +141,15 @@ class Hub:
                 with self._lock:
                     self._loops.pop(id(bell.loop), None)
 
-    def _append(self, sized: Iterable[tuple[LogEvent, int]]) -> None:
-        for event, size in sized:
-            self._seq += 1
-            (self._audit if event.is_audit else self._system).append(Entry(self._seq, event, size))
+    def _append(self, entries: Iterable[Entry]) -> None:
+        system, audit = self._system, self._audit
+        for entry in entries:
+            self._seq = entry.seq = self._seq + 1
+            (audit if entry.event.is_audit else system).append(entry)
 
-    def _size_all(self, events: Sequence[LogEvent]) -> list[tuple[LogEvent, int]]:
-        sized = []
+    def _entries(self, events: Sequence[LogEvent]) -> list[Entry]:
+        """Entries without their numbers, which are drawn under the lock."""
+        entries = []
         resource = self._charged
         for event in events:
             size = entry_size(event)
@@ -156,9 +158,9 @@ class Hub:
                 # a large one would hold more than the rings' bounds allow.
                 resource = event.resource
                 size += size_of(dict(resource))
-            sized.append((event, size))
+            entries.append(Entry(0, event, size))
         self._charged = resource
-        return sized
+        return entries
 
     # -- reading --------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -29,9 +30,9 @@ from bridge.receive.records import (
 from bridge.record import attributes as names
 from bridge.record.event import LogEvent
 from bridge.record.received import EventBuilder
-from bridge.record.values import DEPTH_LIMIT, INT64_MAX, INT64_MIN, MORE_KEY, AnyValue, safe_text
+from bridge.record.values import DEPTH_LIMIT, INT64_MAX, INT64_MIN, MORE_KEY, AnyValue
 
-__all__ = ["decode_json", "encode_json_success"]
+__all__ = ["decode_json", "encode_json_success", "parse_json"]
 
 # Enums are numbers in OTLP/JSON; their names, as protobuf's own JSON has them, are read as well.
 _SEVERITIES: Final = {
@@ -46,12 +47,7 @@ def decode_json(body: bytes, builder: EventBuilder, origins: Origins, *, arrived
 
     Raises :class:`Malformed` if it is none, and :class:`~bridge.receive.records.TooMany`.
     """
-    try:
-        request = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(f"not JSON: {error}") from None
-    except RecursionError:
-        raise Malformed("JSON nested too deeply") from None
+    request = parse_json(body)
     large = len(body) > builder.text_chars
     resources = _list(_object(request, "the request"), "resourceLogs")
     check_numbers(_numbers(resources))
@@ -114,6 +110,36 @@ def decode_json(body: bytes, builder: EventBuilder, origins: Origins, *, arrived
     return Decoded(events, rejected, problem)
 
 
+def parse_json(body: bytes) -> Any:
+    """JSON, or :class:`Malformed`.
+
+    JavaScript cuts texts where it likes, and writes half a character as ``\\ud83d`` alone. It becomes those six
+    characters, rather than cost the whole request.
+    """
+    try:
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            repaired = _ESCAPE.sub(_keep_lone_surrogate, body)
+            if repaired == body:
+                raise
+            return msgspec.json.decode(repaired)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(f"not JSON: {error}") from None
+    except RecursionError:
+        raise Malformed("JSON nested too deeply") from None
+
+
+# All escapes, so that what follows an escaped backslash is not taken for one.
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+def _keep_lone_surrogate(escape: re.Match[bytes]) -> bytes:
+    return b"\\" + escape[0] if escape[1] else escape[0]
+
+
 def _resource_logs(value: Any) -> dict[str, Any]:
     return _object(value, "resourceLogs")
 
@@ -152,7 +178,7 @@ def _text(holder: dict[str, Any], key: str) -> str:
         return ""
     if type(value) is not str:
         raise Malformed(f"{key} must be a text, not {_shown(value)}")
-    return safe_text(value)
+    return value
 
 
 def _integer(holder: dict[str, Any], key: str) -> int:
@@ -211,15 +237,18 @@ def _attributes(holder: dict[str, Any], where: str, budget: Budget) -> dict[str,
     if len(pairs) > MAX_ATTRIBUTES:
         found[MORE_KEY] = f"(+{len(pairs) - MAX_ATTRIBUTES} more)"
         pairs = pairs[:MAX_ATTRIBUTES]
-    found.update(_pairs(pairs, where, 1, budget))
-    return found
+    return _pairs(pairs, where, 1, budget, found)
 
 
-def _pairs(pairs: list[Any], where: str, depth: int, budget: Budget) -> Iterator[tuple[str, AnyValue]]:
+def _pairs(pairs: list[Any], where: str, depth: int, budget: Budget, found: dict[str, AnyValue]) -> dict[str, AnyValue]:
     for pair in pairs:
         pair = _object(pair, where)
         key = _text(pair, "key")
-        yield key, _value(pair.get("value"), key, depth, budget)
+        value = pair.get("value")
+        # Most are texts.
+        text = value.get("stringValue") if type(value) is dict else None
+        found[key] = text if type(text) is str else _value(value, key, depth, budget)
+    return found
 
 
 def _value(value: Any, where: str, depth: int, budget: Budget) -> AnyValue:
@@ -256,7 +285,7 @@ def _value(value: Any, where: str, depth: int, budget: Budget) -> AnyValue:
                 return DEPTH_LIMIT
             pairs = _list(_object(given, kind), "values")
             room = budget.take(len(pairs))
-            found = dict(_pairs(pairs[:room], where, depth + 1, budget))
+            found = _pairs(pairs[:room], where, depth + 1, budget, {})
             if room < len(pairs):
                 found[MORE_KEY] = f"(+{len(pairs) - room} more)"
             return found

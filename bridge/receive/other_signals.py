@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from bridge.receive.decode_json import parse_json
 from bridge.receive.records import Malformed
 
 __all__ = ["LOGS_ONLY", "SERVICES", "Signal", "count_json", "count_protobuf", "encode_left_out"]
@@ -57,10 +58,7 @@ def count_protobuf(body: bytes, signal: Signal) -> int:
 
 def count_json(body: bytes, signal: Signal) -> int:
     """The same of a request in JSON."""
-    try:
-        request = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"not JSON: {error}") from None
+    request = parse_json(body)
     if signal == "spans":
         return len(_below([request], "resourceSpans", "scopeSpans", "spans"))
     metrics = _below([request], "resourceMetrics", "scopeMetrics", "metrics")

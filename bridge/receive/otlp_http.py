@@ -36,6 +36,9 @@ _STATUS: Final = {
 _CONTENT_TYPES: Final[dict[str, Encoding]] = {"application/x-protobuf": "protobuf", "application/json": "json"}
 _MEDIA_TYPES: Final[dict[Encoding, bytes]] = {"protobuf": b"application/x-protobuf", "json": b"application/json"}
 
+# Members of a gzip body; one is what senders make. Each costs a copy of all that has come behind it.
+_MAX_MEMBERS: Final = 100
+
 # A whole body has to be here by then. A sender of 16 MiB manages that at 5 Mbit/s.
 _BODY_SECONDS: Final = 30.0
 
@@ -161,12 +164,17 @@ class _Gunzip:
         self._limit = limit
         self._stream = zlib.decompressobj(wbits=31)
         self._begun = False
+        self._members = 1
 
     def feed(self, data: bytes) -> list[bytes]:
         pieces: list[bytes] = []
         while data:
             if self._stream.eof:  # a gzip file may have several members
                 self._stream = zlib.decompressobj(wbits=31)
+                self._members += 1
+                if self._members > _MAX_MEMBERS:
+                    words = f"more than {_MAX_MEMBERS} gzip members: send one"
+                    raise _Refused("malformed", Code.INVALID_ARGUMENT, words)
             try:
                 # One byte more than is left shows that there is more.
                 piece = self._stream.decompress(data, self._left + 1)
