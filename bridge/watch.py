@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -167,6 +168,10 @@ def follow(
             if refused.response.status_code < 500:
                 raise WatchRefused(follower.url, f"HTTP {refused.response.status_code} {words}".rstrip()) from None
             reason = f"HTTP {refused.response.status_code}"
+        except ssl.SSLCertVerificationError as error:
+            # A ValueError too. Trying again would change nothing.
+            words = f"its certificate is not trusted ({error.verify_message}); name its authority in SSL_CERT_FILE"
+            raise WatchRefused(follower.url, words) from None
         except (InvalidHandshake, InvalidURI, ValueError) as error:
             if not (isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError | OSError)):
                 raise WatchRefused(follower.url, f"this is no monitor ({_first_line(str(error))})") from None

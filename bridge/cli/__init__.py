@@ -6,6 +6,7 @@ Exit codes: 0 good, 1 a finding, 2 wrong use. No traceback reaches the user.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not an error. Python would try once more at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has gone (`| head`): not an error.
+        _close_output()
         return GOOD
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"audit-bridge: the output could not be written: {error.strerror}", file=sys.stderr)
+        _close_output()
+        return FINDING
+
+
+def _close_output() -> None:
+    """Nothing more comes out: Python would try once more at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,3 +118,20 @@ def test_every_command_is_listed() -> None:
     """The help names every command."""
     text = bridge.cli.parser().format_help()
     assert all(f"\n    {name} " in text for name in ("demo", "version"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="platform: no /dev/full")
+def test_a_full_disk() -> None:
+    """Output that can't be written is one line on standard error, and no success."""
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "bridge", "version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "audit-bridge: the output could not be written: No space left on device\n"

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
+from bridge.live.hub import Hub
+from bridge.record.event import LogEvent
+from bridge.server.app import build_app, build_routes
+from bridge.server.auth import Policy
+from bridge.server.standalone import StandaloneServer, Tls, bind
 from tests.monitors import event, monitor, numbers
 from tests.serving import PATIENCE_SECONDS, ROOT, Message, child, environment, eventually, free_port, listening_socket
 
@@ -444,3 +450,30 @@ def test_filters(tmp_path: Path) -> None:
             viewer.shows(5)
             assert 0 == viewer.end()
     assert [25, 35, 65, 75, 105, 115, 5] == numbers(viewer.messages())
+
+
+def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    """``tail`` says so at once and ends with 2; with the authority in SSL_CERT_FILE it watches."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    own = authority.issue_cert("localhost")
+    own.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+    files = Tls(str(tmp_path / "own.pem"), str(tmp_path / "own.pem"))
+    hub = Hub()
+    hub.publish([LogEvent(1, 1, 9, "INFO", "shop", "hello over TLS")])
+    routes = build_routes(hub, Policy(), prefix="", max_clients=9, statistics=dict, version="0")
+    server = StandaloneServer(build_app(routes), bind("127.0.0.1", 0, token=None), files)
+    server.start()
+    try:
+        eventually(lambda: server.started)
+        command = [sys.executable, "-m", "bridge", "tail", f"https://localhost:{server.port}", "--no-follow"]
+        options: Any = {"capture_output": True, "text": True, "cwd": ROOT, "check": False, "timeout": 30}
+        refused = subprocess.run(command, env=environment(), **options)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "its certificate is not trusted (" in refused.stderr
+        assert "SSL_CERT_FILE" in refused.stderr
+        watched = subprocess.run(command, env=environment(SSL_CERT_FILE=str(tmp_path / "ca.pem")), **options)
+        assert (watched.returncode, watched.stderr) == (0, "")
+        assert "hello over TLS" in watched.stdout
+    finally:
+        server.stop()
