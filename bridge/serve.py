@@ -41,8 +41,8 @@ __all__ = ["run_serve"]
 _GRACE_SECONDS: Final = 2.0
 
 # Loggers that speak while a request is received. Were they sent to the collector that feeds this monitor (by
-# opentelemetry-instrument, say), each of its requests would beget the next.
-_INGEST_LOGGERS: Final = (*WIRE_LOGGERS[:-1], "uvicorn.access", "grpc", "asyncio")
+# opentelemetry-instrument, say), each of its requests would beget the next. urllib3 speaks while they are sent there.
+_INGEST_LOGGERS: Final = (*WIRE_LOGGERS[:-1], "uvicorn.access", "grpc", "asyncio", "urllib3")
 
 
 def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:

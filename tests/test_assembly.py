@@ -494,7 +494,9 @@ def test_an_exporter_that_fails_is_counted_and_the_answers_are_false(team: Team)
         assert b.statistics().dropped == {"otlp_failed": 1}
         assert b.statistics().exported == 0
         b.shutdown()
-    assert words[0] == "WARNING 1 log records were not delivered to the collector by OTLP: the exporter reported FAILURE"
+    assert (
+        words[0] == "WARNING 1 log records were not delivered to the collector by OTLP: the exporter reported FAILURE"
+    )
 
 
 def test_no_redaction_if_asked(team: Team) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bridge.server.auth import Policy, judge
+from bridge.server.auth import Policy, judge, judge_ingest, judge_peer
 
 OPEN = Policy()
 LOOPBACK = {"host": "127.0.0.1:8765"}
@@ -232,3 +232,61 @@ def test_refusals_are_one_line() -> None:
         assert refusal is not None
         assert str(refusal).isprintable()
         assert len(str(refusal)) < 500
+
+
+# -- who may send ------------------------------------------------------------------------------------------------------
+
+STRANGER = ("192.0.2.7", 1)
+
+
+@pytest.mark.parametrize(
+    ("client", "headers", "kind"),
+    [
+        (("127.0.0.1", 1), LOOPBACK, None),
+        (("127.0.0.1", 1), LOOPBACK | {"authorization": "Bearer s3cret"}, None),
+        (("127.0.0.1", 1), LOOPBACK | {"authorization": "Bearer wrong"}, None),
+        (("127.0.0.1", 1), LOOPBACK | {"x-forwarded-for": "192.0.2.7"}, "token"),
+        (("127.0.0.1", 1), LOOPBACK | {"forwarded": "", "authorization": "Bearer s3cret"}, None),
+        (("127.0.0.1", 1), {"host": "evil.example"}, "token"),
+        (("127.0.0.1", 1), LOOPBACK | {"origin": "http://evil.example"}, "forbidden"),
+        (("127.0.0.1", 1), LOOPBACK | {"origin": "http://evil.example", "authorization": "Bearer s3cret"}, "forbidden"),
+        (STRANGER, {"host": "192.0.2.1:4318"}, "token"),
+        (STRANGER, {"host": "192.0.2.1:4318", "authorization": "Bearer wrong"}, "token"),
+        (STRANGER, {"host": "192.0.2.1:4318", "authorization": "Bearer s3cret"}, None),
+        (None, LOOPBACK, "token"),
+        (None, {"authorization": "Bearer s3cret"}, "forbidden"),
+    ],
+)
+def test_senders_with_a_token(client: Any, headers: dict[str, str], kind: str | None) -> None:
+    """A token is for strangers: a service on this machine needs none, unless a proxy or a page speaks for another."""
+    refusal = judge_ingest(scope(client, headers), Policy("s3cret"))
+    assert (refusal.kind if refusal else None) == kind
+
+
+def test_senders_without_a_token() -> None:
+    """Without a token, who may watch may send."""
+    for client in (("127.0.0.1", 1), STRANGER, None):
+        for headers in (LOOPBACK, {"host": "evil.example"}, LOOPBACK | {"x-real-ip": ""}):
+            request = scope(client, headers)
+            assert judge_ingest(request, OPEN) == judge(request, OPEN)
+
+
+@pytest.mark.parametrize(
+    ("address", "authorization", "token", "kind"),
+    [
+        ("127.0.0.1", "", None, None),
+        ("::1", "", "s3cret", None),
+        ("::ffff:127.0.0.1", "Bearer wrong", "s3cret", None),
+        ("192.0.2.7", "", None, "forbidden"),
+        ("192.0.2.7", "Bearer s3cret", None, "forbidden"),
+        ("192.0.2.7", "", "s3cret", "token"),
+        ("192.0.2.7", "Bearer wrong", "s3cret", "token"),
+        ("192.0.2.7", "Bearer s3cret", "s3cret", None),
+        ("", "", None, "forbidden"),
+        ("", "Bearer s3cret", "s3cret", None),
+    ],
+)
+def test_peers(address: str, authorization: str, token: str | None, kind: str | None) -> None:
+    """gRPC has an address and a token to go by."""
+    refusal = judge_peer(address, authorization, Policy(token))
+    assert (refusal.kind if refusal else None) == kind

@@ -1,22 +1,27 @@
 """The server of our own: binding, starting, stopping."""
 
+import asyncio
+import contextlib
 import gc
 import logging
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from bridge.errors import AddressUnavailable, MissingDependency, SettingsError
 from bridge.live.hub import Hub
 from bridge.record.event import LogEvent
 from bridge.server.app import build_app, build_routes
 from bridge.server.auth import Policy
-from bridge.server.standalone import StandaloneServer, bind
+from bridge.server.standalone import StandaloneServer, Tls, bind, check_address, server_url
 from tests.serving import RawClient, eventually, free_port, listening_socket, run_python
 
 
@@ -86,6 +91,81 @@ def test_ipv6() -> None:
     server = StandaloneServer(app, listener)
     assert server.url == f"http://[::1]:{server.port}"
     listener.close()
+
+
+def test_which_option() -> None:
+    """A taken port names the option that the caller gives."""
+    with listening_socket() as other, pytest.raises(AddressUnavailable, match=r"\(--other N; 0 takes any free one\)"):
+        bind("127.0.0.1", other.getsockname()[1], token=None, option="--other N")
+
+
+def test_check_address() -> None:
+    """An address is checked without taking it: loopback by any name, or a token."""
+    for host in ("localhost", "127.9.9.9", "::1"):
+        check_address(host, token=None)
+    check_address("0.0.0.0", token="t")
+    with pytest.raises(SettingsError):
+        check_address("0.0.0.0", token=None)
+
+
+def papers(folder: Path) -> tuple[Tls, Any, Any]:
+    authority = trustme.CA()
+    server = authority.issue_cert("127.0.0.1")
+    chain, key, known = folder / "chain.pem", folder / "key.pem", folder / "ca.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
+    server.private_key_pem.write_to_path(str(key))
+    authority.cert_pem.write_to_path(str(known))
+    return Tls(str(chain), str(key), str(known)), authority, authority.issue_cert("client")
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_tls(mutual: bool, tmp_path: Path) -> None:
+    """With a certificate it speaks TLS and says https; with an authority it asks for a certificate as well."""
+    tls, authority, client = papers(tmp_path)
+    if not mutual:
+        tls = tls._replace(client_ca=None)
+    server = StandaloneServer(app, bind("127.0.0.1", 0, token=None), tls)
+    server.start()
+    eventually(lambda: server.started)
+    assert server.url == f"https://127.0.0.1:{server.port}"
+    for cert in (None, client):
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        if cert is not None:
+            cert.configure_cert(context)
+        answer = b""
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", server.port), 5) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = connection.recv(99)
+        assert answer.startswith(b"HTTP/1.1 204") is (cert is not None or not mutual)
+    server.stop()
+
+
+def test_urls() -> None:
+    """What is listened on, as a link."""
+    with bind("::1", 0, token=None) as listener:
+        port = listener.getsockname()[1]
+        assert server_url(listener) == f"http://[::1]:{port}"
+        assert server_url(listener, Tls("a", "b")) == f"https://[::1]:{port}"
+
+
+@pytest.mark.anyio
+async def test_ready_on_the_callers_loop() -> None:
+    """Whoever runs it on a loop of his own is told when it answers, and ends it by ``stop``."""
+    server = StandaloneServer(app, bind("127.0.0.1", 0, token=None))
+    serving = asyncio.create_task(server.serve())
+    await server.ready.wait()
+    assert server.started
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 204")
+    writer.close()
+    server.stop()
+    await serving
 
 
 @pytest.mark.parametrize("package", ["uvicorn", "websockets"])
