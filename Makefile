@@ -7,13 +7,14 @@ ARGS ?=
 
 VENV := .venv
 VENV_OLDEST := .venv-oldest
+SENDER := tests/senders/javascript
 BIN := $(VENV)/bin
 PIP = $(PYTHON) -m pip --disable-pip-version-check
 LOCKING = $(UV) pip compile --quiet --no-config --universal --generate-hashes --python-version 3.11 \
 	--all-extras --group dev --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs pictures test-wheel test-oldest lock clean venv python
+.PHONY: help demo test check bench docs pictures collector test-wheel test-oldest lock clean venv node-modules python
 
 # Prints what decides whether a venv is still good: the files' content, this Python and this folder.
 KEY = import hashlib, os, sys; \
@@ -59,7 +60,7 @@ help: ## list the targets
 demo: venv ## run the demo (ARGS go to audit-bridge demo)
 	@exec $(BIN)/audit-bridge demo $(ARGS)
 
-test: venv ## run the tests (ARGS go to pytest)
+test: venv node-modules ## run the tests (ARGS go to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: venv ## lint, format check, types, import contracts
@@ -74,10 +75,13 @@ bench: venv ## run the benchmarks (ARGS go to them, such as --quick)
 pictures: venv ## draw the pictures in the docs anew, from the real program
 	$(BIN)/python docs/images/draw_demo.py
 
+collector: ## build the OpenTelemetry Collector that some tests run, once (needs Go; OTELCOL=/path names one instead)
+	@GO='$(GO)' sh collector_config/build.sh
+
 docs: venv ## build the documentation into site/; any warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-test-wheel: venv ## build the wheel and run the tests against it, out of reach of this checkout
+test-wheel: venv node-modules ## build the wheel and run the tests against it, out of reach of this checkout
 	@set -eu; \
 	tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
 	echo "==> Building the wheel"; \
@@ -92,12 +96,13 @@ test-wheel: venv ## build the wheel and run the tests against it, out of reach o
 	mkdir "$$tmp/copy"; \
 	tar -cf - --exclude=./bridge --exclude=./.git --exclude='./.venv*' --exclude=./site --exclude=./dist \
 		--exclude='./.*_cache' --exclude=node_modules . | tar -xf - -C "$$tmp/copy"; \
+	if [ -e $(SENDER)/node_modules ]; then ln -s "$$PWD/$(SENDER)/node_modules" "$$tmp/copy/$(SENDER)/"; fi; \
 	cd "$$tmp/copy"; \
 	"$$tmp/venv/bin/python" -c 'import bridge, pathlib, sys; print("==> Testing", bridge.__file__); \
 		sys.exit("site-packages" not in pathlib.Path(bridge.__file__).parts)'; \
 	"$$tmp/venv/bin/python" -m pytest $(ARGS)
 
-test-oldest: python ## run the tests against the oldest supported OpenTelemetry
+test-oldest: python node-modules ## run the tests against the oldest supported OpenTelemetry
 	$(call ready,$(VENV_OLDEST),requirements-oldest.lock)
 	$(VENV_OLDEST)/bin/python -m pytest $(ARGS)
 
@@ -108,7 +113,7 @@ lock: ## solve both lock files anew (ARGS=--upgrade takes the newest releases; n
 	$(LOCKING) $(ARGS) -c requirements-oldest.in pyproject.toml -o requirements-oldest.lock
 
 clean: ## remove what the other targets made
-	rm -rf site dist .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf site dist $(SENDER)/node_modules .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 	@for venv in $(VENV) $(VENV_OLDEST); do \
@@ -117,6 +122,19 @@ clean: ## remove what the other targets made
 
 venv: python
 	$(call ready,$(VENV),requirements.lock)
+
+# What the JavaScript sender of the tests needs, pinned by hash. Without npm there is nothing to do: its tests are then
+# skipped, and say why; in CI they fail.
+node-modules: python
+	@set -eu; \
+	command -v npm > /dev/null || exit 0; \
+	key=$$($(PYTHON) -c '$(KEY)' $(SENDER)/package-lock.json); \
+	if [ "$$(cat $(SENDER)/node_modules/.locked 2>/dev/null)" != "$$key" ]; then \
+		echo "==> Installing $(SENDER)/package-lock.json (about 15 seconds)"; \
+		rm -rf $(SENDER)/node_modules; \
+		(cd $(SENDER) && npm ci --loglevel=error); \
+		echo "$$key" > $(SENDER)/node_modules/.locked; \
+	fi
 
 python:
 	@command -v $(PYTHON) > /dev/null \

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [--only NAME] [--peers A,B] [--rounds N] [--json FILE]`."""
+"""`python -m benchmarks [NAME ...] [--quick] [--peers A,B] [--rounds N] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,38 @@ from typing import Any
 from benchmarks.harness import ROOT, BenchError, Options, Result, machine
 
 # A table is a module with `NAME` and `run(options) -> Result`, imported when it runs.
-TABLES = {"log_call": "benchmarks.log_call", "fanout": "benchmarks.fanout"}
-LATEST = ROOT / "benchmarks" / "results" / "latest.json"
+TABLES = {"log_call": "benchmarks.log_call", "fanout": "benchmarks.fanout", "receive": "benchmarks.receive"}
+# These run only when they are named.
+ON_REQUEST = {"fleet": "benchmarks.fleet", "soak": "benchmarks.soak"}
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the tables; 0 whatever the verdicts, 1 when the bench broke or records of ours went missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(TABLES)} (all if none is named), {', '.join(ON_REQUEST)}",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and rows, under 90 seconds")
-    parser.add_argument("--only", action="append", choices=sorted(TABLES), metavar="NAME", help="one table")
     parser.add_argument("--peers", default="", help="comma-separated, for example ours,stock,null")
     parser.add_argument("--rounds", type=int, help="at least 5 for figures to keep")
-    parser.add_argument("--json", type=Path, default=LATEST, metavar="FILE", help="where the raw data goes")
+    parser.add_argument("--records", type=int, default=0, metavar="N", help="of fleet: how many")
+    parser.add_argument("--rate", type=int, default=0, metavar="N", help="of fleet: at most so many a second are sent")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the raw data goes")
     chosen = parser.parse_args(arguments)
+    modules = TABLES | ON_REQUEST
+    if unknown := [name for name in chosen.names if name not in modules]:
+        parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(modules)}")
+    file = chosen.json or RESULTS / f"{'-'.join(chosen.names) or 'latest'}.json"
     options = Options(
         quick=chosen.quick,
         rounds=chosen.rounds,
         peers=tuple(name for name in chosen.peers.split(",") if name),
+        records=chosen.records,
+        rate=chosen.rate,
     )
 
     facts = machine()
@@ -37,9 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{facts['cpu']}, {facts['cores']} cores, {facts['python']}, load {facts['load'][0]}")
     print(", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version))
     results: list[Result] = []
-    for name in chosen.only or TABLES:
+    for name in chosen.names or TABLES:
         try:
-            result: Result = importlib.import_module(TABLES[name]).run(options)
+            result: Result = importlib.import_module(modules[name]).run(options)
         except BenchError as error:
             result = Result(name=name, text="", data={}, failures=[str(error)])
         results.append(result)
@@ -59,10 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
             for result in results
         },
     }
-    chosen.json.parent.mkdir(parents=True, exist_ok=True)
-    chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     load = f"load {facts['load'][0]} → {facts['load_after'][0]}"
-    print(f"\n{report['seconds']:.0f} s, {load}; raw data: {chosen.json}")
+    print(f"\n{report['seconds']:.0f} s, {load}; raw data: {file}")
     return 1 if any(result.failures for result in results) else 0
 
 

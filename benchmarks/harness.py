@@ -40,11 +40,13 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line asked for. `rounds` is None when the table decides."""
+    """What the command line asked for. `rounds` is None, `records` and `rate` 0 when the table decides."""
 
     quick: bool = False
     rounds: int | None = None
     peers: tuple[str, ...] = ()
+    records: int = 0
+    rate: int = 0
 
 
 class Spread(NamedTuple):

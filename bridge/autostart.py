@@ -16,6 +16,8 @@ from bridge.errors import BridgeError
 from bridge.live.exporter import WebSocketLogRecordExporter
 from bridge.live.hub import Hub, process_hub
 from bridge.otlp import monitor_exporter
+from bridge.record.classify import is_transport_logger
+from bridge.record.severity import DEBUG_MAX
 from bridge.settings import Settings, unknown_names
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ class AutostartExporter(WebSocketLogRecordExporter):
         if self._settings.disabled:
             return super().export(())
         if self._remote is not None:
-            return self._remote.export(batch)
+            sent = [each for each in batch if not _is_chatter(each)]
+            return self._remote.export(sent) if sent else super().export(())
         _start_once(self._settings)
         if self._hub.closed and not self._shut_down and running_server() is not None:
             self._hub.reopen()  # a Bridge that had adopted our hub was shut down; we go on
@@ -83,6 +86,14 @@ class AutostartExporter(WebSocketLogRecordExporter):
             self._remote.shutdown()
         elif not self._settings.disabled:
             _stop(self._hub)
+
+
+def _is_chatter(readable: Any) -> bool:
+    """Whether it may speak of a request to the monitor: sent there, it would beget the next one."""
+    scope = readable.instrumentation_scope
+    severity = readable.log_record.severity_number
+    number: int = getattr(severity, "value", severity) or 0
+    return scope is not None and number <= DEBUG_MAX and is_transport_logger(scope.name)
 
 
 def running_server() -> StandaloneServer | None:

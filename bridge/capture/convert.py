@@ -17,6 +17,7 @@ from bridge.capture.audit import AUDIT_EVENT, AuditEvent
 from bridge.capture.context import current_audit_context
 from bridge.capture.handler import FORMAT_ERROR, STANDARD_FIELDS, Captured, format_message
 from bridge.record import attributes as names
+from bridge.record.classify import is_transport_logger
 from bridge.record.cut import cut_text, cut_value
 from bridge.record.event import UNSET, ExceptionInfo, LogEvent, Unset
 from bridge.record.redact import Redactor
@@ -40,18 +41,6 @@ _MAX_CALL_SITES: Final = 4_096
 
 # Threads that log from one line, as far as they are remembered.
 _MAX_PLACES: Final = 64
-
-# Loggers that speak while a request of an exporter is on its way.
-_TRANSPORT_LOGGERS: Final = (
-    "urllib3",
-    "requests",
-    "http",
-    "grpc",
-    "httpx",
-    "httpcore",
-    "charset_normalizer",
-    "opentelemetry.exporter",
-)
 
 
 def attribute_limit(environ: Mapping[str, str] = os.environ) -> int:
@@ -117,7 +106,7 @@ class _CallSite:
         self.number = severity_number(levelno)
         self.severity = _SEVERITIES[self.number]
         self.severity_text = severity_text(self.level)
-        self.transport = any(self.logger == each or self.logger.startswith(each + ".") for each in _TRANSPORT_LOGGERS)
+        self.transport = is_transport_logger(self.logger)
         self.places: dict[tuple[Any, ...], dict[str, AnyValue]] = {}
         """The same with a thread and a process, for those that came by here."""
         self.code: dict[str, AnyValue] = {

@@ -110,10 +110,28 @@ def _hook_multiprocessing() -> None:
         util.register_after_fork(_anchor, _in_multiprocessing_child)
 
 
+class _CapturedSignals(list[int]):
+    """uvicorn's list of the signals that it ended by; it goes through it once, last of all, and raises them again."""
+
+    def __reversed__(self) -> Any:
+        _at_exit()
+        return super().__reversed__()
+
+
+def _hear_uvicorn(handler: Any) -> None:
+    # uvicorn's workers import the program with uvicorn's handler in place; after their orderly end they put the default
+    # one back, and raise the signal again: that is the end, without atexit.
+    server: Any = getattr(handler, "__self__", None)
+    if type(server).__module__ == "uvicorn.server" and type(getattr(server, "_captured_signals", None)) is list:
+        server._captured_signals = _CapturedSignals(server._captured_signals)
+
+
 def _handle_sigterm() -> Callable[[], None] | None:
     if threading.current_thread() is not threading.main_thread():
         return None
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    present = signal.getsignal(signal.SIGTERM)
+    if present is not signal.SIG_DFL:
+        _hear_uvicorn(present)
         return None
 
     def handler(number: int, frame: Any) -> None:

@@ -17,6 +17,7 @@ from bridge.record.classify import Rule, is_wire_logger
 from bridge.record.event import LogEvent
 from bridge.record.received import EventBuilder
 from bridge.record.redact import Redactor
+from bridge.record.severity import DEBUG_MAX
 from bridge.record.values import AnyValue, freeze, safe_text
 
 __all__ = ["LiveTap", "WebSocketLogRecordExporter", "event_from_otel", "mark_shown"]
@@ -24,9 +25,6 @@ __all__ = ["LiveTap", "WebSocketLogRecordExporter", "event_from_otel", "mark_sho
 # An instance attribute of the log record, or of its attributes: copy.copy(), which the stock batch processor uses,
 # keeps the one and shares the other.
 _SHOWN_MARK: Final = "_bridge_shown_in"
-
-# The last severity number that is called DEBUG.
-_DEBUG_MAX: Final = 8
 
 
 def mark_shown(record: LogRecord, hub: Hub) -> None:
@@ -112,7 +110,7 @@ class WebSocketLogRecordExporter(LogRecordExporter):
                     continue
                 event = event_from_otel(readable, self._builder, self._resource(readable.resource))
                 # Without setup() other handlers bring us what logging says, our own server's frames included.
-                if event.is_audit or event.severity_number > _DEBUG_MAX or not is_wire_logger(event.logger):
+                if event.is_audit or event.severity_number > DEBUG_MAX or not is_wire_logger(event.logger):
                     events.append(event)
             except Exception as error:
                 self.failed += 1

@@ -187,7 +187,7 @@ class Ring:
 def entry_size(event: LogEvent) -> int:
     """Bytes that a record holds, roughly: its texts, its messages once they are made, its attributes (a traceback is
     one), and what all of it costs."""
-    size = ENTRY_OVERHEAD_BYTES + 3 * len(event.message)
+    size = ENTRY_OVERHEAD_BYTES + 3 * len(event.message) + len(event.logger) + len(event.event_name)
     for value in event.attributes.values():
         kind = type(value)
         if kind is str:

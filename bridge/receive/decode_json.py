@@ -120,24 +120,38 @@ def parse_json(body: bytes) -> Any:
         try:
             return msgspec.json.decode(body)
         except msgspec.DecodeError:
-            repaired = _ESCAPE.sub(_keep_lone_surrogate, body)
-            if repaired == body:
+            if not _LONE.search(body):
                 raise
-            return msgspec.json.decode(repaired)
+            return msgspec.json.decode(_keep_lone_surrogates(body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(f"not JSON: {error}") from None
     except RecursionError:
         raise Malformed("JSON nested too deeply") from None
 
 
-# All escapes, so that what follows an escaped backslash is not taken for one.
-_ESCAPE: Final = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+# Half a character, or the first half of a whole one.
+_LONE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+# All else, escapes as a whole: what follows an escaped backslash is none.
+_SOUND: Final = re.compile(
+    rb"(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+",
+    re.DOTALL,
 )
 
 
-def _keep_lone_surrogate(escape: re.Match[bytes]) -> bytes:
-    return b"\\" + escape[0] if escape[1] else escape[0]
+def _keep_lone_surrogates(body: bytes) -> bytes:
+    """With a second backslash before each escape of half a character. In one pass, whatever the body is."""
+    parts: list[bytes] = []
+    position = 0
+    while position < len(body):
+        sound = _SOUND.match(body, position)
+        end = sound.end() if sound is not None else position
+        parts.append(body[position:end])
+        lone = _LONE.match(body, end)
+        # Without one it is a backslash that escapes nothing: no JSON, and not ours to mend.
+        after = lone.end() if lone is not None else end + 1
+        parts.append(b"\\" + body[end:after] if lone is not None else body[end:after])
+        position = after
+    return b"".join(parts)
 
 
 def _resource_logs(value: Any) -> dict[str, Any]:

@@ -5,9 +5,10 @@ gRPC gives and takes the messages' bytes; parsing is the decoder's, as for HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 import grpc
@@ -17,7 +18,7 @@ from bridge.errors import AddressUnavailable
 from bridge.receive.answers import Answer, Code, encode_status
 from bridge.receive.decode import encode_success
 from bridge.receive.other_signals import SERVICES, Signal, encode_left_out
-from bridge.receive.receiver import Encoding, Receiver
+from bridge.receive.receiver import Encoding, Receiver, Refusal
 
 __all__ = ["GrpcTls", "OtlpGrpcServer", "PeerGuard"]
 
@@ -28,6 +29,12 @@ _SERVICE: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 _OPTION: Final = "--otlp-grpc-port N, BRIDGE_OTLP_GRPC_PORT=N"
+
+# A whole message has to be here by then, as over HTTP.
+_MESSAGE_SECONDS: Final = 30.0
+
+# Messages that are on their way at once, from all peers that may send. Each may be of the largest size.
+_MAX_READING: Final = 128
 
 # More calls on one connection wait in the sender. Each may hold a message of the largest size.
 _MAX_CONCURRENT_STREAMS: Final = 32
@@ -44,9 +51,11 @@ class GrpcTls(NamedTuple):
 class OtlpGrpcServer:
     """The service on a port of its own. To be made, started and stopped on one event loop."""
 
-    def __init__(self, receiver: Receiver, guard: PeerGuard) -> None:
+    def __init__(self, receiver: Receiver, guard: PeerGuard, *, message_seconds: float = _MESSAGE_SECONDS) -> None:
         self._receiver = receiver
         self._guard = guard
+        self._message_seconds = message_seconds
+        self._reading = 0
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", receiver.max_bytes),
@@ -64,7 +73,9 @@ class OtlpGrpcServer:
             (_SERVICE, self._export),
             *((service, partial(self._leave_out, signal)) for service, signal in SERVICES.items()),
         ):
-            methods = {"Export": grpc.unary_unary_rpc_method_handler(export)}
+            # Unary to the sender. As a stream to us: gRPC reads the one message of a unary call before it asks anybody,
+            # and so would hold what strangers send, and what they never end.
+            methods = {"Export": grpc.stream_unary_rpc_method_handler(export)}
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         self.port = 0
 
@@ -95,49 +106,76 @@ class OtlpGrpcServer:
         """Take no more calls; those under way have ``grace`` seconds."""
         await self._server.stop(grace)
 
-    async def _export(self, request: bytes, context: Any) -> bytes:
-        answer = await self._answer(self._receiver.take, request, context)
-        return encode_success(answer.rejected, answer.message)
+    async def _export(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
+        peer = await self._guarded(context)
+        return encode_success(*await self._served(self._receiver.take, messages, context, peer))
 
-    async def _leave_out(self, signal: Signal, request: bytes, context: Any) -> bytes:
-        async def leave_out(body: bytes, encoding: Encoding, peer: str) -> Answer:
-            return await self._receiver.leave_out(body, encoding, signal, peer)
+    async def _leave_out(self, signal: Signal, messages: AsyncIterator[bytes], context: Any) -> bytes:
+        peer = await self._guarded(context)
 
-        answer = await self._answer(leave_out, request, context)
-        return encode_left_out(signal, "protobuf", answer.rejected)
+        def leave_out(body: bytes, encoding: Encoding, peer: str) -> Awaitable[Answer]:
+            return self._receiver.leave_out(body, encoding, signal, peer)
 
-    async def _answer(
-        self, take: Callable[[bytes, Encoding, str], Awaitable[Answer]], request: bytes, context: Any
-    ) -> Answer:
-        """What ``take`` answers, if it is OK; else the call ends here."""
-        peer = await self._admit(context)
-        with self._receiver.admit() as admission:
-            if not admission.grow(len(request)):
-                words = f"{self._receiver.pending_bytes} bytes are on their way already; try again"
-                self._receiver.refused("overload", words, peer)
-                await _abort(context, Code.UNAVAILABLE, words)
-            answer = await take(request, "protobuf", peer)
-        if answer.code is not Code.OK:
-            await _abort(context, answer.code, answer.message)
-        return answer
+        rejected, _ = await self._served(leave_out, messages, context, peer)
+        return encode_left_out(signal, "protobuf", rejected)
 
-    async def _admit(self, context: Any) -> str:
-        """The peer, if it may send; else the call ends here."""
+    async def _guarded(self, context: Any) -> str:
+        """The peer, if it may send; else the call ends here, and nothing of it has been read."""
         address, peer = _address(context.peer())
         metadata = {str(key).lower(): value for key, value in context.invocation_metadata() or () if type(value) is str}
         refused = self._guard(address, metadata)
         if refused is not None:
             code, words = refused
-            self._receiver.refused("forbidden", words, peer)
-            await _abort(context, code, words)
+            await self._refuse(context, "forbidden", code, words, peer)
         return peer
 
+    async def _served(
+        self,
+        work: Callable[[bytes, Encoding, str], Awaitable[Answer]],
+        messages: AsyncIterator[bytes],
+        context: Any,
+        peer: str,
+    ) -> tuple[int, str]:
+        """How many records were rejected, and why the first one. Any other answer ends the call here."""
+        with self._receiver.admit() as admission:
+            request = await self._read(messages, context, peer)
+            if not admission.grow(len(request)):
+                words = f"{self._receiver.pending_bytes} bytes are on their way already; try again"
+                await self._refuse(context, "overload", Code.UNAVAILABLE, words, peer)
+            answer = await work(request, "protobuf", peer)
+        if answer.code is not Code.OK:
+            await _abort(context, answer.code, answer.message)
+        return answer.rejected, answer.message
 
-async def _abort(context: Any, code: Code, words: str) -> None:
+    async def _read(self, messages: AsyncIterator[bytes], context: Any, peer: str) -> bytes:
+        """The one message of a call. How large it will be nobody knows before it is here: their number is bounded."""
+        if self._reading >= _MAX_READING:
+            words = f"{self._reading} requests are being received already; try again"
+            await self._refuse(context, "overload", Code.UNAVAILABLE, words, peer)
+        self._reading += 1
+        try:
+            async with asyncio.timeout(self._message_seconds):
+                return await anext(messages)
+        except TimeoutError:
+            words = f"the message was not here after {self._message_seconds:g} s"
+            await self._refuse(context, "too_slow", Code.DEADLINE_EXCEEDED, words, peer)
+        except StopAsyncIteration:
+            # So it looks here when gRPC itself has refused the message for its size.
+            words = f"no message, or one of more than {self._receiver.max_bytes} bytes"
+            await self._refuse(context, "too_large", Code.RESOURCE_EXHAUSTED, words, peer)
+        finally:
+            self._reading -= 1
+
+    async def _refuse(self, context: Any, reason: Refusal, code: Code, words: str, peer: str) -> NoReturn:
+        self._receiver.refused(reason, words, peer)
+        await _abort(context, code, words)
+
+
+async def _abort(context: Any, code: Code, words: str) -> NoReturn:
     # The status in binary carries what the plain one can't: when to come again.
     context.set_trailing_metadata((("grpc-status-details-bin", encode_status(code, words)),))
-    abort: Awaitable[None] = context.abort(_CODES[int(code)], words)
-    await abort
+    await context.abort(_CODES[int(code)], words)
+    raise AssertionError("abort() raises")
 
 
 def _address(peer: str) -> tuple[str, str]:

@@ -185,9 +185,10 @@ class Receiver:
 
     def _take(self, body: bytes, encoding: Encoding, peer: str) -> tuple[int, str]:
         decode = decode_protobuf if encoding == "protobuf" else decode_json
-        decoded = decode(body, self._builder, self._origins, arrived=self._clock(), peer=peer)
+        arrived = self._clock()
+        decoded = decode(body, self._builder, self._origins, arrived=arrived, peer=peer)
         for start in range(0, len(decoded.events), _SLICE_RECORDS):
-            self._show(decoded.events[start : start + _SLICE_RECORDS])
+            self._show(decoded.events[start : start + _SLICE_RECORDS], arrived)
         with self._lock:
             self._requests += 1
             self._received += decoded.rejected
@@ -197,7 +198,7 @@ class Receiver:
             say_rarely("receive:records", logging.WARNING, words, decoded.rejected, peer, decoded.problem)
         return decoded.rejected, decoded.problem
 
-    def _show(self, received: list[LogEvent]) -> None:
+    def _show(self, received: list[LogEvent], arrived: int) -> None:
         """Publish what did not come before."""
         events: list[LogEvent] = []
         kept: list[str] = []
@@ -209,7 +210,9 @@ class Receiver:
                 record_id: Any = attributes.get(names.RECORD_UID) or attributes.get(names.AUDIT_RECORD_ID)
                 if record_id is not None:
                     record_id = str(record_id)
-                    content = hash((event.timestamp, event.message, event.logger, event.severity_number))
+                    # A record without a time has that of its arrival, and a copy of it has another.
+                    time = event.timestamp if event.timestamp != arrived else 0
+                    content = hash((time, event.message, event.logger, event.severity_number))
                     seen = self._recent.look(record_id, content)
                     if seen is Seen.AGAIN:
                         continue

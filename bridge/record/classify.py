@@ -12,11 +12,13 @@ from typing import Final, TypeAlias
 __all__ = [
     "AUDIT_LOGGER_PREFIX",
     "AUDIT_MESSAGE_PREFIX",
+    "TRANSPORT_LOGGERS",
     "WIRE_LOGGERS",
     "Rule",
     "audit_message_possible",
     "is_audit",
     "is_flagged",
+    "is_transport_logger",
     "is_wire_logger",
 ]
 
@@ -26,6 +28,18 @@ AUDIT_MESSAGE_PREFIX: Final = "[AUDIT]"
 WIRE_LOGGERS: Final = ("uvicorn.error", "uvicorn.asgi", "websockets", "hypercorn", "bridge.diagnostics")
 """The chatter of our own transport, up to DEBUG: one log line of ours would become frames, which become log lines,
 and so on. Above DEBUG these loggers say one line a connection, which is worth seeing."""
+
+TRANSPORT_LOGGERS: Final = (
+    "urllib3",
+    "requests",
+    "http",
+    "grpc",
+    "httpx",
+    "httpcore",
+    "charset_normalizer",
+    "opentelemetry.exporter",
+)
+"""Loggers that speak while a request of an exporter is on its way: what they say must not make the next request."""
 
 Rule: TypeAlias = Callable[[str, str, Mapping[str, object]], bool]
 """``rule(logger_name, message, attributes) -> bool``. Called on the logging thread: keep it quick."""
@@ -51,6 +65,11 @@ def is_flagged(value: object) -> bool:
 def is_wire_logger(logger: str) -> bool:
     """Whether a logger is, or is below, one of :data:`WIRE_LOGGERS`."""
     return any(logger == name or logger.startswith(name + ".") for name in WIRE_LOGGERS)
+
+
+def is_transport_logger(logger: str) -> bool:
+    """Whether a logger is, or is below, one of :data:`TRANSPORT_LOGGERS`."""
+    return any(logger == name or logger.startswith(name + ".") for name in TRANSPORT_LOGGERS)
 
 
 def audit_message_possible(template: str) -> bool:

@@ -25,6 +25,9 @@ __all__ = ["EventBuilder", "body_text"]
 _MAX_MODULES: Final = 4_096
 _MAX_LEVELS: Final = 256
 
+# What is a name is no longer than that: loggers, levels, events, keys.
+_NAME_CHARS: Final = 1_024
+
 
 class EventBuilder:
     """Builds events by one set of settings. For any thread."""
@@ -38,7 +41,11 @@ class EventBuilder:
 
     def resource(self, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:
         """A resource's attributes as they may be shown. Frozen by convention; made once for many records."""
-        return self._redactor.attributes(attributes)
+        return self._cut(self._redactor.attributes(attributes))
+
+    def _cut(self, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:
+        chars = self.text_chars
+        return {cut_text(key, _NAME_CHARS): cut_value(value, chars) for key, value in attributes.items()}
 
     def build(
         self,
@@ -70,10 +77,10 @@ class EventBuilder:
             audit = False
             attributes = {**attributes, names.AUDIT_REFUSED: True}
         if large:
-            chars = self.text_chars
-            message = cut_text(message, chars)
-            logger = cut_text(logger, chars)
-            attributes = {key: cut_value(value, chars) for key, value in attributes.items()}
+            message, attributes = cut_text(message, self.text_chars), self._cut(attributes)
+            logger, severity_text, event_name = (
+                cut_text(text, _NAME_CHARS) for text in (logger, severity_text, event_name)
+            )
         get = attributes.get
         path = get(names.CODE_FILE_PATH) or get(names.CODE_FILE_PATH_OLD)
         function = get(names.CODE_FUNCTION_NAME) or get(names.CODE_FUNCTION_NAME_OLD)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["level_text", "severity_number", "severity_text"]
+__all__ = ["DEBUG_MAX", "level_text", "severity_number", "severity_text"]
 
 # The short names of the OpenTelemetry log data model, "Displaying Severity", with their first number.
 _SHORT_NAMES: Final = frozenset(
@@ -12,6 +12,9 @@ _SHORT_NAMES: Final = frozenset(
     for name in ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
     for suffix in ("", "1", "2", "3", "4")
 ) | {"UNSPECIFIED"}
+
+DEBUG_MAX: Final = 8
+"""The last severity number that is called DEBUG."""
 
 _PYTHON_TO_OTEL_TEXT: Final = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 

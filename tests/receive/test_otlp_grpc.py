@@ -1,5 +1,6 @@
 """The gRPC server: addresses, ports, and answers over a real channel."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from bridge.errors import AddressUnavailable
+from bridge.receive import otlp_grpc
 from bridge.receive.answers import Code
 from bridge.receive.otlp_grpc import OtlpGrpcServer, _address
 from tests.receiving import EXPORT, Shown, said, status_of
@@ -60,7 +62,9 @@ class Running:
 @pytest.fixture
 async def running() -> AsyncIterator[Running]:
     shown = Shown(max_pending_bytes=10_000, max_bytes=20_000)
-    server = OtlpGrpcServer(shown.receiver, lambda address, metadata: found.guard(address, metadata))
+    server = OtlpGrpcServer(
+        shown.receiver, lambda address, metadata: found.guard(address, metadata), message_seconds=0.3
+    )
     found = Running(shown, server.bind("127.0.0.1", 0))
     await server.start()
     yield found
@@ -79,7 +83,7 @@ async def test_taken(running: Running) -> None:
 
 
 async def test_refusals(running: Running) -> None:
-    """Every refusal has its code, its words and its Status; too large for gRPC itself is its own."""
+    """Every refusal has its code, its words and its Status, and is counted; too large is gRPC's own."""
     code, words, status = await running.call(b"\xff")
     assert (code, status_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, (3, words.decode(), []))
     code, words, status = await running.call(bytes(10_001))
@@ -91,7 +95,43 @@ async def test_refusals(running: Running) -> None:
         code, words, status = await running.call(ONE)
         assert (code.value[0], words, status_of(status)) == (refusal, b"no", (refusal, "no", []))
     assert running.shown.events == []
-    assert running.shown.counts() == {"refused": {"malformed": 1, "overload": 1, "forbidden": 2}}
+    assert running.shown.counts() == {"refused": {"malformed": 1, "overload": 1, "too_large": 1, "forbidden": 2}}
+
+
+async def unsent(running: Running) -> grpc.StatusCode:
+    """How a call ends whose message does not come."""
+    never = asyncio.Event()
+
+    async def messages() -> AsyncIterator[bytes]:
+        await never.wait()
+        yield b""
+
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await running.channel.stream_unary(EXPORT)(messages(), timeout=10)
+    never.set()
+    code: grpc.StatusCode = ended.value.code()
+    return code
+
+
+async def test_a_message_that_does_not_come(running: Running) -> None:
+    """It is waited for, not for ever; and not at all from somebody who may not send."""
+    assert await unsent(running) is grpc.StatusCode.DEADLINE_EXCEEDED
+    running.refusal = (Code.PERMISSION_DENIED, "no")
+    assert await unsent(running) is grpc.StatusCode.PERMISSION_DENIED
+    assert running.shown.counts() == {"refused": {"too_slow": 1, "forbidden": 1}}
+
+
+async def test_too_many_messages_at_once(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While many messages are on their way, a further sender is told to come again; later it may."""
+    monkeypatch.setattr(otlp_grpc, "_MAX_READING", 1)
+    slow = asyncio.create_task(unsent(running))
+    async with asyncio.timeout(10):
+        while not running.asked:  # noqa: ASYNC110  (the guard is no coroutine, it can't tell)
+            await asyncio.sleep(0)
+    code, _, status = await running.call(ONE)
+    assert (code, status_of(status)[2]) == (grpc.StatusCode.UNAVAILABLE, [1])
+    assert await slow is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert (await running.call(ONE))[0] is grpc.StatusCode.OK
 
 
 async def test_traces(running: Running) -> None:

@@ -183,13 +183,24 @@ def test_secrets() -> None:
 
 
 def test_long_texts() -> None:
-    """Of a large request message, logger and attributes are cut; of a small one nobody looks."""
+    """Of a large request all texts are cut, names at 1,024 characters; of a small one nobody looks."""
     made_by = EventBuilder(Redactor(), text_chars=10)
-    event = build(made_by, body="b" * 11, logger="l" * 11, attributes={"k": "v" * 11, "short": "v"})
+    name = "n" * 1_025
+    event = build(
+        made_by,
+        body="b" * 11,
+        logger=name,
+        severity_text=name,
+        event_name=name,
+        attributes={"k": "v" * 11, "short": "v", name: "v"},
+    )
     end = "… [cut: 11 characters]"
-    assert (event.message, event.logger) == ("b" * 10 + end, "l" * 10 + end)
-    assert event.attributes == {"k": "v" * 10 + end, "short": "v"}
+    cut = "n" * 1_024 + "… [cut: 1025 characters]"
+    assert event.message == "b" * 10 + end
+    assert {event.logger, event.level, event.event_name} == {cut}
+    assert event.attributes == {"k": "v" * 10 + end, "short": "v", cut: "v"}
     assert build(made_by, body="b" * 11, large=False).message == "b" * 11
+    assert made_by.resource({"k": "v" * 11}) == {"k": "v" * 10 + end}
 
 
 @pytest.mark.parametrize(
