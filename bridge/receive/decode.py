@@ -1,18 +1,22 @@
-"""OTLP in protobuf → events. Parsing is protobuf's own; what is ours is a lean walk over what it gives."""
+"""OTLP in protobuf → events. Parsing is protobuf's own; what is ours is to unfold what did not come before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsPartialSuccess,
-    ExportLogsServiceRequest,
     ExportLogsServiceResponse,
 )
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue as Value
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from bridge.receive.folded import FoldedRequest
 from bridge.receive.records import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
@@ -20,6 +24,7 @@ from bridge.receive.records import (
     Decoded,
     Malformed,
     Origins,
+    Pairs,
     by_time,
     check_numbers,
     clamp_time,
@@ -41,7 +46,7 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
     Raises :class:`Malformed` if it is none, and :class:`~bridge.receive.records.TooMany`.
     """
     try:
-        request = ExportLogsServiceRequest.FromString(body)
+        request = FoldedRequest.FromString(body)
     except DecodeError as error:
         raise Malformed(f"not an ExportLogsServiceRequest in protobuf: {error}") from None
     check_numbers(_numbers(request))
@@ -53,24 +58,28 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
     build = builder.build
     rejected = 0
     problem = ""
+    known = origins.pairs.known.get
+    unfold = partial(_unfold, builder, origins.pairs, budget)
     for resource_logs in request.resource_logs:
-        resource, may_audit = origins.find(
-            resource_logs.resource.SerializeToString(),
-            lambda attributes=resource_logs.resource.attributes: _attributes(attributes, budget),  # type: ignore[misc]
-        )
+        raw_resource = resource_logs.resource
+        try:
+            resource, may_audit = origins.find(raw_resource, partial(_resource, raw_resource, budget))
+        except DecodeError as error:
+            raise Malformed(f"a resource is no protobuf: {error}") from None
         start = len(events)
         for scope_logs in resource_logs.scope_logs:
-            scope = scope_logs.scope
-            logger = scope.name
-            more = _scope_attributes(scope, budget)
+            logger, more = _scope(scope_logs.scope, budget)
             for record in scope_logs.log_records:
                 try:
-                    attributes = _attributes(record.attributes, budget)
+                    raw = record.attributes
+                    if len(raw) <= MAX_ATTRIBUTES:
+                        attributes = dict([known(each) or unfold(each) for each in raw])
+                    if len(raw) > MAX_ATTRIBUTES or len(attributes) != len(raw):  # too many, or two of one name
+                        attributes = builder.redacted(_pairs_of(raw, budget))
                     if more:
-                        attributes = more | attributes
+                        attributes = builder.redacted(more) | attributes
                     if record.dropped_attributes_count:
                         attributes[names.DROPPED_ATTRIBUTES] = record.dropped_attributes_count
-                    body_value = record.body
                     trace_id, span_id = record.trace_id, record.span_id
                     observed = record.observed_time_unix_nano or arrived
                     timestamp = record.time_unix_nano or observed
@@ -83,7 +92,7 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
                             record.severity_number,
                             record.severity_text,
                             logger,
-                            body_value.string_value or _value(body_value, 1, budget),
+                            _body(record.body, budget),
                             attributes,
                             record.event_name,
                             trace_id.hex() if len(trace_id) == 16 and trace_id != _NO_TRACE else "",
@@ -93,6 +102,7 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
                             peer,
                             may_audit,
                             large,
+                            True,
                         )
                     )
                 except Exception as error:
@@ -109,26 +119,80 @@ def _numbers(request: Any) -> Iterator[int]:
     yield sum(len(scope.log_records) for resource in request.resource_logs for scope in resource.scope_logs)
 
 
-def _scope_attributes(scope: Any, budget: Budget) -> dict[str, AnyValue]:
-    """What a scope says beside its name, under the names that OpenTelemetry has for formats without scopes."""
+def _resource(raw: bytes, budget: Budget) -> dict[str, AnyValue]:
+    return _attributes(Resource.FromString(raw).attributes, budget)
+
+
+def _scope(raw: bytes, budget: Budget) -> tuple[str, dict[str, AnyValue]]:
+    """A scope's name, and what it says beside it, under the names that OpenTelemetry has for formats without scopes."""
+    try:
+        scope = InstrumentationScope.FromString(raw)
+    except DecodeError as error:
+        raise Malformed(f"a scope is no protobuf: {error}") from None
     found: dict[str, AnyValue] = {}
     if scope.version:
         found[names.SCOPE_VERSION] = scope.version
     if scope.attributes:
         for key, value in _attributes(scope.attributes, budget).items():
             found[names.SCOPE_PREFIX + key] = value
+    return scope.name, found
+
+
+def _unfold(builder: EventBuilder, pairs: Pairs, budget: Budget, raw: bytes) -> tuple[str, AnyValue]:
+    """An attribute, redacted; remembered if nobody could change it."""
+    pair = builder.redacted_pair(*_pair(raw, budget))
+    if type(pair[1]) is not dict and type(pair[1]) is not tuple:
+        pairs.keep(raw, pair)
+    return pair
+
+
+def _pair(raw: bytes, budget: Budget) -> tuple[str, AnyValue]:
+    # Most are a short name (field 1) and a short text (field 2, and in it field 1). Anything else is protobuf's.
+    if len(raw) > 5 and raw[0] == 0x0A and raw[1] < 0x80:
+        end = raw[1] + 2
+        if len(raw) - end > 4 and raw[end : end + 3 : 2] == b"\x12\x0a":
+            size = len(raw) - end - 4
+            if size < 0x7E and raw[end + 1] == size + 2 and raw[end + 3] == size:
+                return _text(raw[2:end]), _text(raw[end + 4 :])
+    pair = KeyValue.FromString(raw)
+    return pair.key, _value(pair.value, 1, budget)
+
+
+def _body(raw: bytes, budget: Budget) -> AnyValue:
+    if not raw:
+        return None
+    if raw[0] == 0x0A:  # a text (field 1) of less than 16 KiB, as most are
+        size = len(raw)
+        if size > 1 and raw[1] == size - 2 < 0x80:
+            return _text(raw[2:])
+        if size > 2 and raw[1] > 0x7F and raw[2] < 0x80 and raw[1] & 0x7F | raw[2] << 7 == size - 3:
+            return _text(raw[3:])
+    return _value(Value.FromString(raw), 1, budget)
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        # Against the rules of protobuf, but no reason to lose a record.
+        return raw.decode(errors="backslashreplace")
+
+
+def _pairs_of(raws: Any, budget: Budget) -> dict[str, AnyValue]:
+    found: dict[str, AnyValue] = {}
+    if len(raws) > MAX_ATTRIBUTES:
+        found[MORE_KEY] = f"(+{len(raws) - MAX_ATTRIBUTES} more)"
+    found.update(_pair(raw, budget) for raw in islice(raws, MAX_ATTRIBUTES))
     return found
 
 
 def _attributes(pairs: Any, budget: Budget) -> dict[str, AnyValue]:
+    """Those of a resource or a scope."""
     found: dict[str, AnyValue] = {}
     if len(pairs) > MAX_ATTRIBUTES:
         found[MORE_KEY] = f"(+{len(pairs) - MAX_ATTRIBUTES} more)"
-        pairs = pairs[:MAX_ATTRIBUTES]
-    for pair in pairs:
-        value = pair.value
-        # Asking for the kind costs more than asking for the likeliest: what is not set is empty.
-        found[pair.key] = value.string_value or value.int_value or value.double_value or _value(value, 1, budget)
+    for pair in islice(pairs, MAX_ATTRIBUTES):
+        found[pair.key] = _value(pair.value, 1, budget)
     return found
 
 

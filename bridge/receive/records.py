@@ -13,7 +13,18 @@ from bridge.record.globs import canonical_glob, glob_test
 from bridge.record.received import EventBuilder
 from bridge.record.values import INT64_MAX, AnyValue, size_of
 
-__all__ = ["Budget", "Decoded", "Malformed", "Origin", "Origins", "TooMany", "by_time", "check_numbers", "clamp_time"]
+__all__ = [
+    "Budget",
+    "Decoded",
+    "Malformed",
+    "Origin",
+    "Origins",
+    "Pairs",
+    "TooMany",
+    "by_time",
+    "check_numbers",
+    "clamp_time",
+]
 
 MAX_RECORDS: Final = 200_000
 """Records in one request, and likewise scopes and resources. Each can be two bytes long and still costs a thousand."""
@@ -26,6 +37,10 @@ MAX_DEPTH: Final = 16
 
 MAX_ELEMENTS: Final = 1_000_000
 """Elements of arrays and maps within values, over one request: two bytes each in there, a hundred here."""
+
+# Attributes remembered, and how long one may be on the wire: 5 MB at most, and 1 MB for those that came once.
+_MAX_PAIRS: Final = 16_384
+_MAX_PAIR_BYTES: Final = 120
 
 _TIMESTAMP: Final = attrgetter("timestamp")
 
@@ -63,6 +78,31 @@ class Origin(NamedTuple):
     may_audit: bool
 
 
+class Pairs:
+    """Attributes by what they are on the wire, redacted. For any thread.
+
+    Only what comes a second time is remembered: else the ids in the records would soon have pushed out all else.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, tuple[str, AnyValue]] = {}
+        self._once: set[int] = set()
+
+    def keep(self, raw: bytes, pair: tuple[str, AnyValue]) -> None:
+        """Remember a pair, if it is short and has come before."""
+        if len(raw) > _MAX_PAIR_BYTES:
+            return
+        mark = hash(raw)
+        if mark in self._once:
+            if len(self.known) >= _MAX_PAIRS:
+                self.known.clear()
+            self.known[raw] = pair
+        else:
+            if len(self._once) >= _MAX_PAIRS:
+                self._once.clear()
+            self._once.add(mark)
+
+
 class Origins:
     """Resources by what they are on the wire, so that records of one sender share one. For any thread.
 
@@ -73,6 +113,7 @@ class Origins:
         self._builder = builder
         self._audit_sources = tuple(glob_test(canonical_glob("audit_sources", glob, glob)) for glob in audit_sources)
         self._known: dict[bytes, Origin] = {}
+        self.pairs = Pairs()
         self._lock = threading.Lock()
 
     def find(self, wire: bytes, decode: Callable[[], dict[str, AnyValue]]) -> Origin:

@@ -43,6 +43,14 @@ class EventBuilder:
         """A resource's attributes as they may be shown. Frozen by convention; made once for many records."""
         return self._cut(self._redactor.attributes(attributes))
 
+    def redacted(self, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:
+        """Attributes without secrets; the same object if there are none."""
+        return self._redactor.attributes(attributes)
+
+    def redacted_pair(self, key: str, value: AnyValue) -> tuple[str, AnyValue]:
+        """One attribute without secrets, by itself."""
+        return self._redactor.pair(key, value)
+
     def _cut(self, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:
         chars = self.text_chars
         return {cut_text(key, _NAME_CHARS): cut_value(value, chars) for key, value in attributes.items()}
@@ -64,14 +72,19 @@ class EventBuilder:
         peer: str = "",
         may_audit: bool = True,
         large: bool = True,
+        redacted: bool = False,
     ) -> LogEvent:
         """One event. Texts must encode to UTF-8 already, and ``attributes`` becomes the event's own.
 
         ``may_audit`` False: the source may not show audit records; one that would be an audit record becomes a system
         record with the attribute ``bridge.audit_refused``. ``large`` False: nothing in the record can be longer than
-        ``text_chars``, which saves the look.
+        ``text_chars``, which saves the look. ``redacted``: the attributes went through :meth:`redacted` already.
         """
-        message, attributes = self._redactor.record(body if type(body) is str else body_text(body), attributes)
+        message = body if type(body) is str else body_text(body)
+        if redacted:
+            message = self._redactor.text(message)
+        else:
+            message, attributes = self._redactor.record(message, attributes)
         audit = is_audit(logger, message, attributes, self._rules)
         if audit and not may_audit:
             audit = False

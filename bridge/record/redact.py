@@ -273,6 +273,17 @@ class Redactor:
                 return message, attributes
         return self.text(message), self.attributes(attributes)
 
+    def pair(self, key: str, v: AnyValue) -> tuple[str, AnyValue]:
+        """:meth:`attributes` of a single one."""
+        if self._cache.get(key) == _KEEP:
+            kind = type(v)
+            if kind is str:
+                return key, self.text(cast(str, v))
+            if kind is not dict and kind is not tuple and kind is not bytes:
+                return key, v
+        (redacted,) = self.attributes({key: v}).items()
+        return redacted
+
     def value(self, key: str, v: AnyValue) -> AnyValue:
         """Return the value under `key` without secrets, all of it replaced if the key is secret."""
         try:
@@ -552,6 +563,9 @@ class _Off(Redactor):
 
     def record(self, message: str, attributes: dict[str, AnyValue]) -> tuple[str, dict[str, AnyValue]]:
         return message, attributes
+
+    def pair(self, key: str, v: AnyValue) -> tuple[str, AnyValue]:
+        return key, v
 
     def value(self, key: str, v: AnyValue) -> AnyValue:
         return v

@@ -287,10 +287,60 @@ def test_not_protobuf(body: bytes) -> None:
 
 
 def test_text_that_is_not_utf8() -> None:
-    """A text that is no UTF-8 makes a request malformed, as protobuf asks."""
-    body = said("abc").SerializeToString().replace(b"abc", b"a\xffc")
+    """A body or an attribute that is no UTF-8 is shown with escapes; elsewhere it makes a request malformed."""
+    made = request({"body": "abc", "attributes": {"kuk": "vuv"}, "severity_text": "sus"})
+    body = made.SerializeToString()
+    for was, shown in ((b"abc", b"a\xffc"), (b"kuk", b"k\xffk"), (b"vuv", b"v\xffv")):
+        body = body.replace(was, shown)
+    event = only(from_protobuf(body))
+    assert (event.message, event.attributes) == (r"a\xffc", {r"k\xffk": r"v\xffv"})
     with pytest.raises(Malformed, match="UTF-8"):
-        from_protobuf(body)
+        from_protobuf(body.replace(b"sus", b"s\xffs"))
+
+
+def test_attributes_of_every_form_unfold() -> None:
+    """Short and long names and texts, empty ones, fields in the other order, and more fields than there are."""
+    names = ["", "k", "k" * 127, "k" * 128, "k" * 300]
+    texts = ["", "v", "v" * 123, "v" * 124, "v" * 125, "v" * 126, "v" * 127, "v" * 128, "v" * 300, "v" * 20_000]
+    for name in names:
+        for text in texts:
+            for _ in range(2):  # the second time it is known
+                event = only(from_protobuf(request({"body": text, "attributes": {name: text}})))
+                assert (event.message, event.attributes) == (text, {name: text})
+    raw_pairs = {
+        b"\x12\x03\x0a\x01v\x0a\x01k": {"k": "v"},
+        b"\x0a\x01k\x12\x03\x0a\x01v\x7a\x01x": {"k": "v"},
+        b"\x0a\x01k\x12\x05\x0a\x01v\x18\x07": {"k": 7},
+        b"\x0a\x01k\x0a\x01l\x12\x03\x0a\x01v": {"l": "v"},
+        b"\x0a\x01k": {"k": None},
+        b"\x0a\x01k\x12\x00": {"k": None},
+        b"": {"": None},
+    }
+    for raw, shown in raw_pairs.items():
+        record = b"\x32" + bytes([len(raw)]) + raw
+        scope = b"\x12" + bytes([len(record)]) + record
+        resource = b"\x12" + bytes([len(scope)]) + scope
+        decoded = from_protobuf(b"\x0a" + bytes([len(resource)]) + resource)
+        assert ([event.attributes for event in decoded.events], decoded.rejected) == ([shown], 0), raw
+
+
+def test_an_attribute_that_is_no_protobuf() -> None:
+    """It costs its record."""
+    decoded = from_protobuf(b"\x0a\x09\x12\x07\x12\x05\x32\x03\x0a\x05k")
+    assert (decoded.events, decoded.rejected) == ([], 1)
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attributes that came before are known again; long ones and containers are not remembered."""
+    monkeypatch.setattr(records, "_MAX_PAIRS", 3)
+    made_by = builder()
+    origins = Origins(made_by)
+    for number in range(9):
+        told = {"n": number, "long": "x" * 200, "many": [1], "password": "hunter2"}
+        made = request({"attributes": told})
+        (event,) = decode_protobuf(made.SerializeToString(), made_by, origins, arrived=1, peer="").events
+        assert event.attributes == told | {"many": (1,), "password": "[REDACTED]"}
+    assert list(origins.pairs.known.values()) == [("password", "[REDACTED]")]
 
 
 def test_a_record_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
