@@ -6,6 +6,8 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.serving import kept_loggers
+
 IN_CI = os.environ.get("CI") == "true"
 # A skip for this reason is a fact about the machine; any other skip in CI hides a missing install step.
 ALLOWED_SKIP = "platform:"
@@ -46,6 +48,13 @@ def clean_bridge() -> Iterator[None]:
     assembly = sys.modules.get("bridge.assembly")
     if assembly is not None:
         assembly.reset_for_tests()
+
+
+@pytest.fixture(autouse=True)
+def clean_uvicorn_loggers() -> Iterator[None]:
+    """uvicorn's default configuration would make later tests see its own log lines."""
+    with kept_loggers("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        yield
 
 
 @pytest.fixture(scope="session")
