@@ -163,6 +163,7 @@ class _Monitor:
             stopped.cancel()
             # Senders first, so that what they were told was taken is still shown; then the watchers' goodbye.
             await grpc_server.stop(_GRACE_SECONDS)
+            await receiver.stop()
             hub.close()
             for server in servers:
                 server.stop()

@@ -68,7 +68,8 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
             raise Malformed(f"a resource is no protobuf: {error}") from None
         start = len(events)
         for scope_logs in resource_logs.scope_logs:
-            logger, more = _scope(scope_logs.scope, budget)
+            logger, about_scope = _scope(scope_logs.scope, budget)
+            about_scope = builder.redacted(about_scope)
             for record in scope_logs.log_records:
                 try:
                     raw = record.attributes
@@ -76,8 +77,8 @@ def decode_protobuf(body: bytes, builder: EventBuilder, origins: Origins, *, arr
                         attributes = dict([known(each) or unfold(each) for each in raw])
                     if len(raw) > MAX_ATTRIBUTES or len(attributes) != len(raw):  # too many, or two of one name
                         attributes = builder.redacted(_pairs_of(raw, budget))
-                    if more:
-                        attributes = builder.redacted(more) | attributes
+                    if about_scope:
+                        attributes = about_scope | attributes
                     if record.dropped_attributes_count:
                         attributes[names.DROPPED_ATTRIBUTES] = record.dropped_attributes_count
                     trace_id, span_id = record.trace_id, record.span_id

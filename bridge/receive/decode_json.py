@@ -72,13 +72,13 @@ def decode_json(body: bytes, builder: EventBuilder, origins: Origins, *, arrived
         for scope_logs, records in scopes:
             scope = _object(scope_logs.get("scope"), "scope")
             logger = _text(scope, "name")
-            more = _scope_attributes(scope, budget)
+            about_scope = _scope_attributes(scope, budget)
             for index, record in enumerate(records):
                 try:
                     record = _object(record, "logRecords")
                     attributes = _attributes(record, "attributes", budget)
-                    if more:
-                        attributes = more | attributes
+                    if about_scope:
+                        attributes = about_scope | attributes
                     dropped = _integer(record, "droppedAttributesCount")
                     if dropped:
                         attributes[names.DROPPED_ATTRIBUTES] = dropped

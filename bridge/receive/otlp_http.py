@@ -127,7 +127,7 @@ class OtlpHttpEndpoint:
             raise _too_large(f"{told} bytes", limit)
         unpack = _Gunzip(limit) if coding == "gzip" else None
         parts: list[bytes] = []
-        total = packed = 0
+        packed = 0
         try:
             async with asyncio.timeout(self._body_seconds):
                 while True:
@@ -140,7 +140,6 @@ class OtlpHttpEndpoint:
                         raise _too_large(f"more than {limit} bytes", limit)
                     # A part is at most 64 KiB on the servers there are, and gives at most `limit` bytes.
                     for piece in (part,) if unpack is None else unpack.feed(part):
-                        total += len(piece)
                         if not admission.grow(len(piece)):
                             words = f"{self._receiver.pending_bytes} bytes are on their way already; try again"
                             raise _Refused("overload", Code.UNAVAILABLE, words)

@@ -27,7 +27,9 @@ from bridge.record.received import EventBuilder
 __all__ = ["Admission", "Encoding", "Receiver", "ReceiverStatistics", "Refusal"]
 
 Encoding: TypeAlias = Literal["protobuf", "json"]
-Refusal: TypeAlias = Literal["overload", "malformed", "too_large", "too_slow", "forbidden", "unsupported", "internal"]
+Refusal: TypeAlias = Literal[
+    "overload", "malformed", "too_large", "too_slow", "forbidden", "unsupported", "internal", "shutdown"
+]
 
 # A body up to this size is decoded where it came in: a few milliseconds. Larger ones go to a thread, so that a client
 # of the live view never waits for a sender.
@@ -116,6 +118,7 @@ class Receiver:
         self.max_bytes = max_bytes
         self.max_pending_bytes = max_pending_bytes
         self.pending_bytes = 0
+        self._stopping = False
         self._requests = 0
         self._received = 0
         self._accepted = 0
@@ -146,6 +149,9 @@ class Receiver:
     async def _answer(
         self, work: Callable[[bytes, Encoding, str], tuple[int, str]], body: bytes, encoding: Encoding, peer: str
     ) -> Answer:
+        if self._stopping:
+            self.refused("shutdown", "the monitor is shutting down", peer)
+            return Answer(Code.UNAVAILABLE, "the monitor is shutting down; try again")
         try:
             if len(body) <= _INLINE_BYTES:
                 rejected, problem = work(body, encoding, peer)
@@ -256,6 +262,12 @@ class Receiver:
                 self.pending_bytes,
             )
 
+    async def stop(self) -> None:
+        """Take nothing more, and return once all that was taken is shown."""
+        self._stopping = True
+        await asyncio.to_thread(self._thread.shutdown)
+
     def close(self) -> None:
-        """Let what is being decoded end; take nothing more."""
+        """The same at once: what waits to be decoded is not taken."""
+        self._stopping = True
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -228,6 +228,30 @@ async def test_large_requests_do_not_block_the_loop(monkeypatch: pytest.MonkeyPa
     receiver.close()
 
 
+async def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken before is shown before the end is there; what comes after it has to come again, elsewhere."""
+    shown = Shown()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return decode_protobuf(*arguments, **options)
+
+    monkeypatch.setattr(module, "decode_protobuf", slow)
+    taken = asyncio.create_task(send(shown, record("x" * 40_000)))
+    await asyncio.to_thread(begun.wait, 20)
+    ending = asyncio.create_task(shown.receiver.stop())
+    await asyncio.sleep(0)
+    late = await send(shown, record("late"))
+    assert (late.code, shown.messages) == (Code.UNAVAILABLE, [])
+    go_on.set()
+    await ending
+    assert [len(message) for message in shown.messages] == [40_000]
+    assert await taken == Answer(Code.OK)
+    assert shown.receiver.statistics().refused == {"shutdown": 1}
+
+
 async def test_counts_always_add_up() -> None:
     """While a large request is being shown, what was received is what was shown, left out or rejected."""
     shown = Shown()
