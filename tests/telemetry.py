@@ -231,6 +231,7 @@ def grpc_sink() -> Iterator[Sink]:
     sink = Sink()
 
     def export(request: bytes, context: Any) -> bytes:
+        sink.headers.append(dict(context.invocation_metadata()))
         sink.take(request)
         return b""
 
