@@ -87,10 +87,10 @@ class AddressUnavailable(BridgeError, OSError):
         self.option = option
 
     def __str__(self) -> str:
-        return (
-            f"can't listen on {self.host}:{self.port} ({self.reason}); "
-            f"choose another port ({self.option}; 0 takes any free one) or end the program that uses it"
-        )
+        remedy = f"choose another port ({self.option}; 0 takes any free one) or end the program that uses it"
+        if not self.reason.startswith("taken"):
+            remedy = f"is it an address of this machine (--host, BRIDGE_HOST)? Else {remedy}"
+        return f"can't listen on {self.host}:{self.port} ({self.reason}); {remedy}"
 
 
 class AuditUnavailable(BridgeError, RuntimeError):

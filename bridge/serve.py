@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from bridge.assembly import version
-from bridge.diagnostics import say
+from bridge.diagnostics import say, say_rarely
 from bridge.errors import MissingDependency, SettingsError
 from bridge.live.hub import Hub
 from bridge.record.classify import WIRE_LOGGERS
@@ -27,7 +27,7 @@ from bridge.record.received import EventBuilder
 from bridge.record.redact import redactor_for
 from bridge.server.app import MONITOR_PATH, build_app, build_routes
 from bridge.server.auth import Policy, Refusal, judge_ingest, judge_peer
-from bridge.server.standalone import StandaloneServer, Tls, bind, check_address
+from bridge.server.standalone import StandaloneServer, Tls, bind, check_address, server_url
 from bridge.settings import Settings, unknown_names
 
 if TYPE_CHECKING:
@@ -70,8 +70,29 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
             logger = logging.getLogger(name)
             undo.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.WARNING)
+        hint = _NoHttp(settings)
+        logging.getLogger("uvicorn.error").addFilter(hint)
+        undo.callback(logging.getLogger("uvicorn.error").removeFilter, hint)
         asyncio.run(_Monitor(settings).run())
     return 0
+
+
+class _NoHttp(logging.Filter):
+    """Says in our words, and rarely, what uvicorn says of every connection that does not speak HTTP."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._words = "somebody does not speak HTTP on an HTTP port: " + (
+            "OTLP over gRPC has a port of its own; https:// needs tls_certificate (--tls-certificate)"
+            if settings.tls_certificate is None
+            else "OTLP over gRPC has a port of its own; all ports speak TLS, so addresses begin with https://"
+        )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg != "Invalid HTTP request received.":
+            return True
+        say_rarely("serve:no-http", logging.WARNING, "%s", self._words)
+        return False
 
 
 class _Monitor:
@@ -142,11 +163,7 @@ class _Monitor:
             view_tls = self._tls and self._tls._replace(client_ca=None)
             servers = [
                 StandaloneServer(build_app(routes), view_listener, view_tls),
-                StandaloneServer(
-                    Starlette(routes=[Route(path, app) for path, app in self._endpoints(self._guard).items()]),
-                    logs_listener,
-                    self._tls,
-                ),
+                StandaloneServer(self._otlp_app(server_url(view_listener, view_tls)), logs_listener, self._tls),
             ]
             serving = [asyncio.create_task(server.serve()) for server in servers]
             await grpc_server.start()
@@ -174,6 +191,12 @@ class _Monitor:
             f"copies left out, {taken.rejected} records and {sum(taken.refused.values())} requests refused",
             flush=True,
         )
+
+    def _otlp_app(self, view: str) -> Starlette:
+        from bridge.receive.otlp_http import Elsewhere
+
+        routes: list[BaseRoute] = [Route(path, app) for path, app in self._endpoints(self._guard).items()]
+        return Starlette(routes=[*routes, Mount("/", Elsewhere(self._receiver, _openable(view)))])
 
     def _endpoints(self, guard: Guard) -> dict[str, Any]:
         from bridge.receive.otlp_http import OtlpHttpEndpoint

@@ -73,6 +73,14 @@ def _text(name: str, value: Any) -> str | None:
     return value.strip() or None
 
 
+def _token(name: str, value: Any) -> str | None:
+    text = _text(name, value)
+    if text is not None and not (text.isascii() and text.isprintable() and " " not in text):
+        # Not shown: it is a secret.
+        raise SettingsError(name, "…", "must be printable ASCII without spaces", "for example of: openssl rand -hex 16")
+    return text
+
+
 def _needed_text(name: str, value: Any) -> str:
     text = _text(name, value)
     if text is None:
@@ -272,7 +280,7 @@ class Settings:
     host: str = _setting("127.0.0.1", _needed_text, "Address the stand-alone server listens on.")
     port: int = _setting(8765, _integer(0, 65_535), "Port the stand-alone server listens on; 0 takes any free one.")
     token: str | None = _setting(
-        None, _text, "If set, every client must send it: Authorization: Bearer <token>.", secret=True
+        None, _token, "If set, every client must send it: Authorization: Bearer <token>.", secret=True
     )
     allowed_origins: tuple[str, ...] = _setting(
         (), _origins, "Origins of pages, besides the server's own, that may connect."

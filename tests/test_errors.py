@@ -25,8 +25,8 @@ EXAMPLES = [
         "sending needs the package grpcio, which is not installed; run: pip install 'otel-audit-bridge[otlp]'",
     ),
     (
-        AddressUnavailable("127.0.0.1", 80, "in use"),
-        "can't listen on 127.0.0.1:80 (in use); choose another port (--port N, BRIDGE_PORT=N; 0 takes any free one) "
+        AddressUnavailable("127.0.0.1", 80, "taken"),
+        "can't listen on 127.0.0.1:80 (taken); choose another port (--port N, BRIDGE_PORT=N; 0 takes any free one) "
         "or end the program that uses it",
     ),
     (AuditUnavailable("disk full", "lost"), "audit event lost: disk full"),

@@ -15,6 +15,8 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.monitors import CLOSE, FrameClient, kind
 from tests.receiving import (
@@ -391,8 +393,6 @@ def test_the_end(number: signal.Signals) -> None:
             assert post(running.http, ONE).status == 200
             began = time.monotonic()
             running.process.process.send_signal(number)
-            eventually(lambda: refuses(running.http))
-            sender.sendall(ONE[5:])
             # Nobody is left to show it to: it has to come again.
             assert sender.recv(9_999).startswith(b"HTTP/1.1 503 ")
             client.rest()
@@ -445,3 +445,52 @@ def test_a_client_that_does_not_say_goodbye(lasting: Serving) -> None:
         assert post(lasting.http, ONE).status == 200
         client.rest()
         assert client.closed == 1000
+
+
+def test_a_body_that_does_not_come_holds_nothing_up() -> None:
+    """Half a request is answered at the end, with a Status, and is no error of the monitor's."""
+    with serving() as running:
+        for port in (running.http, running.view):
+            with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as sender:
+                sender.sendall(
+                    b"POST /v1/logs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: 99\r\n\r\n{"
+                )
+                # The connection is known to have been read once another request behind it was answered.
+                assert post(port, ONE).status == 200
+                if port == running.view:
+                    running.process.process.terminate()
+                    answer = b"".join(iter(lambda: sender.recv(9_999), b""))
+                    assert answer.startswith(b"HTTP/1.1 503 ")
+                    assert b"retry-after: 1" in answer.lower()
+                    assert b"shutting down" in answer
+        lines = running.end()
+    assert "1 requests refused" in lines[-1]
+
+
+def test_other_paths_of_the_otlp_port(lasting: Serving) -> None:
+    """Whoever sends or watches in the wrong place is told the right one, and a lost sender is counted."""
+    before = lasting.statistics()["refused"].get("unsupported", 0)
+    for path in ("/", "/v1/logs/v1/logs"):
+        answer = post(lasting.http, ONE, path=path)
+        assert (answer.status, answer.code) == (404, 5)
+        assert b"/v1/logs" in answer.body
+    view = f"http://127.0.0.1:{lasting.view}/"
+    assert view in post(lasting.http, None, path="/api/stats", method="GET").body.decode()
+    assert lasting.statistics()["refused"]["unsupported"] == before + 2
+    with pytest.raises(InvalidStatus) as refused, connect(f"ws://127.0.0.1:{lasting.http}/ws/monitor", proxy=None):
+        pass
+    assert refused.value.response.status_code == 404
+    assert view in (refused.value.response.body or b"").decode()
+
+
+def test_what_is_no_http_is_said_in_our_words() -> None:
+    """gRPC or TLS on a plain HTTP port: the monitor says, once, what may be meant."""
+    with serving() as running:
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", running.http), PATIENCE_SECONDS) as sender:
+                sender.sendall(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
+                assert b" 400 " in sender.recv(9_999)
+        lines = running.end()
+    assert sum("somebody does not speak HTTP on an HTTP port" in line for line in lines) == 1
+    assert not any("Invalid HTTP request" in line for line in lines)

@@ -172,3 +172,11 @@ def test_any_text_in_the_environment_is_taken_or_named(variable: str, text: str)
 def test_the_token_is_in_no_repr() -> None:
     """Settings end up in logs and tracebacks; the token does not."""
     assert "geheim" not in repr(Settings(token="geheim"))
+
+
+@pytest.mark.parametrize("token", ["ü", "a b", "a\tb", "\x7f"])
+def test_a_token_that_no_header_can_carry(token: str) -> None:
+    """It is refused at the start, and not shown; else it would never match."""
+    with pytest.raises(SettingsError, match="printable ASCII") as refused:
+        Settings(token=token)
+    assert repr(token)[1:-1] not in str(refused.value)

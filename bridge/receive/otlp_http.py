@@ -13,7 +13,7 @@ from bridge.receive.decode_json import encode_json_success
 from bridge.receive.other_signals import Signal, encode_left_out
 from bridge.receive.receiver import Admission, Encoding, Receiver, Refusal
 
-__all__ = ["Guard", "OtlpHttpEndpoint"]
+__all__ = ["Elsewhere", "Guard", "OtlpHttpEndpoint"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,6 +27,7 @@ _STATUS: Final = {
     Code.INVALID_ARGUMENT: 400,
     Code.UNAUTHENTICATED: 401,
     Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
     Code.DEADLINE_EXCEEDED: 408,
     Code.RESOURCE_EXHAUSTED: 413,
     Code.UNIMPLEMENTED: 415,
@@ -88,7 +89,8 @@ class OtlpHttpEndpoint:
             return
         try:
             with self._receiver.admit() as admission:
-                body, encoding = await self._body(headers, receive, admission)
+                with self._receiver.reading():
+                    body, encoding = await self._body(headers, receive, admission)
                 if self._signal is None:
                     answer = await self._receiver.take(body, encoding, peer)
                 else:
@@ -98,6 +100,14 @@ class OtlpHttpEndpoint:
             await _refuse(send, encoding, refusal.code, refusal.message)
         except _Gone:
             return
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._receiver.stopping or task is None:
+                raise
+            task.uncancel()
+            words = "the monitor is shutting down; try again"
+            self._receiver.refused("shutdown", words, peer)
+            await _refuse(send, encoding, Code.UNAVAILABLE, words)
         else:
             await self._finish(send, encoding, answer)
 
@@ -153,6 +163,31 @@ class OtlpHttpEndpoint:
         if unpack is not None:
             unpack.finish()
         return (parts[0] if len(parts) == 1 else b"".join(parts)), encoding
+
+
+class Elsewhere:
+    """Answers all other paths of the OTLP port: what is where. ``view`` is the address of the live view."""
+
+    def __init__(self, receiver: Receiver, view: str) -> None:
+        self._receiver = receiver
+        self._view = view
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse one request, or one WebSocket."""
+        words = (
+            f"{scope['path'][:100]!r} is not served here: log records go to /v1/logs, the live view is at {self._view}/"
+        )
+        if scope["type"] == "http":
+            headers = {bytes(name).lower(): bytes(value).decode("latin-1") for name, value in scope["headers"]}
+            encoding: Encoding = "json" if _media_type(headers) != "application/x-protobuf" else "protobuf"
+            if scope["method"] == "POST":
+                self._receiver.refused("unsupported", words, _peer(scope))
+            await _refuse(send, encoding, Code.NOT_FOUND, words)
+        elif scope["type"] == "websocket" and "websocket.http.response" in (scope.get("extensions") or {}):
+            body = words.encode()
+            told = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "websocket.http.response.start", "status": 404, "headers": told})
+            await send({"type": "websocket.http.response.body", "body": body})
 
 
 class _Gunzip:

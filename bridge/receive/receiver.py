@@ -6,8 +6,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -119,6 +120,7 @@ class Receiver:
         self.max_pending_bytes = max_pending_bytes
         self.pending_bytes = 0
         self._stopping = False
+        self._readers: set[asyncio.Task[Any] | None] = set()
         self._requests = 0
         self._received = 0
         self._accepted = 0
@@ -262,9 +264,27 @@ class Receiver:
                 self.pending_bytes,
             )
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it takes nothing any more."""
+        return self._stopping
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around waiting for a body, in a task of the request's own: :meth:`stop` cancels that task."""
+        task = asyncio.current_task()
+        self._readers.add(task)
+        try:
+            yield
+        finally:
+            self._readers.discard(task)
+
     async def stop(self) -> None:
-        """Take nothing more, and return once all that was taken is shown."""
+        """Take nothing more, wait for no body any longer, and return once all that was taken is shown."""
         self._stopping = True
+        for task in self._readers:
+            if task is not None:
+                task.cancel()
         await asyncio.to_thread(self._thread.shutdown)
 
     def close(self) -> None:
