@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.capture.convert import _TAKES_MIXED_SEQUENCES
 from tests.senders.kinds import KINDS, assert_whole
 from tests.senders.monitored import Monitor, monitor, once_each, run_to_the_end
 
@@ -25,7 +26,7 @@ def test_whole(way: str, receiving: Monitor) -> None:
     with receiving.watched() as watcher:
         protocol = "http/protobuf" if way == "view" else way
         run_to_the_end(sys.executable, SENDER, protocol, receiving.endpoint(way))
-        assert_whole(watcher.wait_for(len(KINDS)))
+        assert_whole(watcher.wait_for(len(KINDS)), mixed=_TAKES_MIXED_SEQUENCES)
         assert {each["data"]["peer"].rpartition(":")[0] for each in watcher.records} == {"127.0.0.1"}
         watcher.assert_nothing_missed()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.capture.convert import _TAKES_MIXED_SEQUENCES
 from tests.senders.collecting import collector
 from tests.senders.kinds import KINDS, assert_whole
 from tests.senders.monitored import SAID, Monitor, monitor, once_each, run_to_the_end, watched_at
@@ -32,7 +33,7 @@ def test_whole(incoming: str, outgoing: str, receiving: Monitor, tmp_path: Path)
         collector(tmp_path, outgoing, receiving.endpoint(outgoing)) as between,
     ):
         run_to_the_end(sys.executable, SENDER, incoming, between.endpoint(incoming))
-        assert_whole(watcher.wait_for(len(KINDS)))
+        assert_whole(watcher.wait_for(len(KINDS)), mixed=_TAKES_MIXED_SEQUENCES)
         watcher.assert_nothing_missed()
 
 

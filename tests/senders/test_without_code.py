@@ -143,6 +143,8 @@ def test_otlp_and_bridge(code: str, protocol: str, folder: Path) -> None:
         with instrumented(folder, code, **variables) as service:
             service.request_all(range(1))
             there.wait_for(2, is_ours)
+            # Each exporter has its own batches: ours may get its first one later.
+            eventually(lambda: listens(port))
             with watched_at(f"http://127.0.0.1:{port}", "&history=1000") as here:
                 service.request_all(range(1, 40))
                 assert_seen(here, range(40))
