@@ -132,7 +132,7 @@ def without_mixed(value: Any) -> Any:
 
 
 def assert_whole(messages: list[Message], *, mixed: bool = True) -> None:
-    """These are the records of :data:`KINDS`, to the last value and its type; ``mixed``: with lists of several types."""
+    """These are the records of :data:`KINDS`, to the last value and type; ``mixed``: also lists of several types."""
     found, wanted = compared(messages), compared(KINDS)
     if not mixed:
         wanted = [(text, without_mixed(each)) for text, each in wanted]
