@@ -472,7 +472,12 @@ def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
         assert (refused.returncode, refused.stdout) == (2, "")
         assert "its certificate is not trusted (" in refused.stderr
         assert "SSL_CERT_FILE" in refused.stderr
-        watched = subprocess.run(command, env=environment(SSL_CERT_FILE=str(tmp_path / "ca.pem")), **options)
+        for _ in range(3):
+            watched = subprocess.run(command, env=environment(SSL_CERT_FILE=str(tmp_path / "ca.pem")), **options)
+            # Seen with websockets 15.0, about once in fifty: a TLS connection that gets no answer in ten seconds. The
+            # cause is not known. Without --no-follow, tail tries again by itself.
+            if "nothing was heard for a while" not in watched.stderr:
+                break
         assert (watched.returncode, watched.stderr) == (0, "")
         assert "hello over TLS" in watched.stdout
     finally:
