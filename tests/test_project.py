@@ -60,6 +60,13 @@ def test_no_file_names_a_registry_or_a_machine_path() -> None:
     assert found == []
 
 
+def test_lock_files_hold_no_address() -> None:
+    """Neither where packages come from nor anything else of the web."""
+    locks = [path for path in project_files() if path.name.endswith(".lock") or path.name == "package-lock.json"]
+    assert {"requirements.lock", "requirements-oldest.lock", "package-lock.json"} == {path.name for path in locks}
+    assert [f"{path.name}: {line}" for path in locks for line in text_of(path).splitlines() if "://" in line] == []
+
+
 @pytest.mark.parametrize(
     ("text", "matches"),
     [
