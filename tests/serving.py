@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -303,3 +305,15 @@ def run_python(script: str, *arguments: str, **variables: str) -> subprocess.Com
         check=False,
         cwd=ROOT,
     )
+
+
+def register_entry_point(folder: Path) -> None:
+    """Lay the package's metadata into a folder of the import path, where the package is not installed."""
+    group = "opentelemetry_logs_exporter"
+    if "bridge" in entry_points(group=group).names:
+        return
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    info = folder / f"otel_audit_bridge-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\nbridge = {project['entry-points'][group]['bridge']}\n")

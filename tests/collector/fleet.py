@@ -8,14 +8,15 @@ from pathlib import Path
 from tests.collector.ports import free_port
 from tests.collector.running import Collector, post
 from tests.collector.secrets import Secrets
-from tests.collector.sinks import Archive, HttpSink, archive, backend
+from tests.collector.sinks import Archive, archive
 from tests.serving import eventually
+from tests.telemetry import Sink, http_sink
 
 
 class Fleet:
     """A gateway with an agent before it, and what stands behind it."""
 
-    def __init__(self, folder: Path, secrets: Secrets, archived: Archive, logs: HttpSink, **variables: str) -> None:
+    def __init__(self, folder: Path, secrets: Secrets, archived: Archive, logs: Sink, **variables: str) -> None:
         self.archive, self.logs = archived, logs
         defaults = {
             "ARCHIVE_ENDPOINT": archived.endpoint,
@@ -35,7 +36,7 @@ class Fleet:
 @contextlib.contextmanager
 def fleet(folder: Path, secrets: Secrets, *, logs_status: int = 200, **variables: str) -> Iterator[Fleet]:
     """Everything listens but the collectors: a test starts what it needs, and all of it ends."""
-    with archive(secrets) as archived, backend(logs_status) as logs:
+    with archive(secrets) as archived, http_sink(logs_status) as logs:
         made = Fleet(folder, secrets, archived, logs, **variables)
         try:
             yield made

@@ -1,12 +1,10 @@
 """What stands at the end of a pipeline in these tests: an archive that asks for TLS and a token, and a log backend."""
 
 import collections
-import gzip
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -72,45 +70,6 @@ def archive(secrets: Secrets, *, listening: bool = True) -> Iterator[Archive]:
     finally:
         made.answering.set()
         made.stop()
-
-
-class HttpSink(Sink):
-    """An OTLP/HTTP endpoint; it remembers the Authorization headers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.authorizations: set[str | None] = set()
-
-
-@contextmanager
-def backend(status: int = 200) -> Iterator[HttpSink]:
-    """An OTLP/HTTP endpoint that gives every request the same answer."""
-    sink = HttpSink()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            sink.authorizations.add(self.headers["authorization"])
-            sink.take(gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body)
-            self.send_response(status)
-            self.send_header("content-type", "application/x-protobuf")
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        sink.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield sink
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def bodies(sink: Sink) -> list[str]:

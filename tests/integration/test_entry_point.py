@@ -3,10 +3,8 @@
 import contextlib
 import socket
 import sys
-import tomllib
 import urllib.request
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from bridge.autostart import AutostartExporter
 from bridge.live.hub import process_hub
 from tests.serving import (
     PATIENCE_SECONDS,
-    ROOT,
     Child,
     child,
     environment,
@@ -31,12 +28,11 @@ from tests.serving import (
     listening_socket,
     receive,
     receive_until,
+    register_entry_point,
     says,
     texts,
 )
 from tests.telemetry import new_provider
-
-GROUP = "opentelemetry_logs_exporter"
 
 # A small service: GET /log/<text>, /native/<text>, /setup, /shutdown and /quit.
 SERVICE = """
@@ -81,14 +77,7 @@ logging.getLogger("shop").info("last words")
 def folder(tmp_path: Path) -> Path:
     """The service; and the package's metadata, where it is not installed."""
     (tmp_path / "service.py").write_text(SERVICE)
-    if "bridge" not in entry_points(group=GROUP).names:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        info = tmp_path / f"otel_audit_bridge-{project['version']}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-        )
-        (info / "entry_points.txt").write_text(f"[{GROUP}]\nbridge = {project['entry-points'][GROUP]['bridge']}\n")
+    register_entry_point(tmp_path)
     return tmp_path
 
 

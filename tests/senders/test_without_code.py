@@ -3,18 +3,23 @@
 import contextlib
 import sys
 import threading
-import tomllib
 import urllib.request
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from tests.senders.monitored import Monitor, Watcher, listens, monitor, once_each, watched_at
-from tests.serving import PATIENCE_SECONDS, ROOT, Child, Message, child, environment, eventually, free_port
-
-GROUP = "opentelemetry_logs_exporter"
+from tests.serving import (
+    PATIENCE_SECONDS,
+    Child,
+    Message,
+    child,
+    environment,
+    eventually,
+    free_port,
+    register_entry_point,
+)
 
 ROUTES = """
 import logging, sys
@@ -52,14 +57,7 @@ uvicorn.run(app, port=int(sys.argv[1]), log_config=None)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder; with the package's metadata, where it is not installed."""
-    if "bridge" not in entry_points(group=GROUP).names:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        info = tmp_path / f"otel_audit_bridge-{project['version']}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-        )
-        (info / "entry_points.txt").write_text(f"[{GROUP}]\nbridge = {project['entry-points'][GROUP]['bridge']}\n")
+    register_entry_point(tmp_path)
     return tmp_path
 
 
