@@ -11,7 +11,7 @@ import msgspec
 
 from bridge.record import attributes as names
 from bridge.record.event import UNSET, ExceptionInfo, LogEvent, Unset
-from bridge.record.values import AnyValue
+from bridge.record.values import AnyValue, as_text
 
 __all__ = ["encode_v1", "encode_v2", "format_timestamp"]
 
@@ -155,9 +155,9 @@ def encode_v2(event: LogEvent, cursor: str) -> bytes:
                 trace_id=event.trace_id,
                 span_id=event.span_id,
                 id=event.record_id,
-                actor=_text(attributes.get(names.AUDIT_ACTOR_ID)) if audit else "",
-                target=_text(attributes.get(names.AUDIT_TARGET_ID)) if audit else "",
-                outcome=_text(attributes.get(names.AUDIT_OUTCOME)) if audit else "",
+                actor=as_text(attributes.get(names.AUDIT_ACTOR_ID)) if audit else "",
+                target=as_text(attributes.get(names.AUDIT_TARGET_ID)) if audit else "",
+                outcome=as_text(attributes.get(names.AUDIT_OUTCOME)) if audit else "",
                 # Exceptions have a place of their own, and their stacks are long.
                 attributes=attributes
                 if event.exception is None
@@ -168,7 +168,3 @@ def encode_v2(event: LogEvent, cursor: str) -> bytes:
             ),
         )
     )
-
-
-def _text(value: AnyValue) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)

@@ -17,7 +17,7 @@ from bridge.record.cut import cut_text, cut_value
 from bridge.record.event import UNSET, ExceptionInfo, LogEvent, Unset
 from bridge.record.redact import Redactor
 from bridge.record.severity import level_text
-from bridge.record.values import AnyValue, safe_repr, safe_text
+from bridge.record.values import AnyValue, as_text, safe_repr, safe_text
 
 __all__ = ["EventBuilder", "body_text"]
 
@@ -101,14 +101,14 @@ class EventBuilder:
         kind, words = get(names.EXCEPTION_TYPE), get(names.EXCEPTION_MESSAGE)
         exception = None
         if kind is not None or words is not None:
-            exception = ExceptionInfo(_text(kind), _text(words), _text(get(names.EXCEPTION_STACKTRACE)))
+            exception = ExceptionInfo(as_text(kind), as_text(words), as_text(get(names.EXCEPTION_STACKTRACE)))
         action: AnyValue | Unset = UNSET
         metadata: AnyValue | Unset = UNSET
         record_id = ""
         if audit:
             action = attributes.get(names.AUDIT_ACTION, attributes.get("action", UNSET))
             metadata = _metadata(attributes)
-            record_id = _text(get(names.AUDIT_RECORD_ID) or get(names.RECORD_UID))
+            record_id = as_text(get(names.AUDIT_RECORD_ID) or get(names.RECORD_UID))
         # In the order of the fields: twenty keywords cost as much as all of the above.
         return LogEvent(
             timestamp,
@@ -121,7 +121,7 @@ class EventBuilder:
             self._modules.get(path) or self._module(path) if type(path) is str else "",
             function if type(function) is str else "",
             line if type(line) is int else 0,
-            event_name or _text(get(names.OTEL_EVENT_NAME) or get(names.EVENT_NAME)),
+            event_name or as_text(get(names.OTEL_EVENT_NAME) or get(names.EVENT_NAME)),
             trace_id,
             span_id,
             trace_flags,
@@ -160,10 +160,6 @@ def body_text(body: AnyValue) -> str:
         return msgspec.json.encode(body).decode()
     except Exception:
         return safe_text(safe_repr(body, 4_096))
-
-
-def _text(value: AnyValue) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)
 
 
 def _metadata(attributes: Mapping[str, AnyValue]) -> AnyValue | Unset:

@@ -234,24 +234,8 @@ class Redactor:
 
     def attributes(self, mapping: dict[str, AnyValue]) -> dict[str, AnyValue]:
         """Return the attributes without secrets; the same object if nothing had to change."""
-        cached = self._cache.get
-        texts = []
-        value: Any
-        for key, value in mapping.items():
-            kind = type(value)
-            mode = cached(key)
-            if mode is None:
-                mode = self._mode(key)
-            if mode:
-                break
-            if kind is str:
-                texts.append(value)
-            elif kind is dict or kind is tuple or kind is bytes:
-                break
-        else:
-            # One look at all texts together: no trigger contains a line end, so none is made by joining.
-            if not texts or not self._suspect("\n".join(texts)):
-                return mapping
+        if self._is_quiet(mapping, []):
+            return mapping
         try:
             return self._dict(mapping)
         except RecursionError:
@@ -259,19 +243,25 @@ class Redactor:
 
     def record(self, message: str, attributes: dict[str, AnyValue]) -> tuple[str, dict[str, AnyValue]]:
         """:meth:`text` of a message and :meth:`attributes` together, which costs less: most have no secret."""
-        cached = self._cache.get
-        texts = [message]
-        for key, value in attributes.items():
-            kind = type(value)
-            if cached(key, _HIDE) or kind is dict or kind is tuple or kind is bytes:
-                break
-            if kind is str:
-                texts.append(value)  # type: ignore[arg-type]
-        else:
-            # One look at all texts together: no trigger contains a line end, so none is made by joining.
-            if not self._suspect("\n".join(texts)):
-                return message, attributes
+        if self._is_quiet(attributes, [message]):
+            return message, attributes
         return self.text(message), self.attributes(attributes)
+
+    def _is_quiet(self, mapping: dict[str, AnyValue], texts: list[str]) -> bool:
+        """Whether nothing in `mapping` and `texts` needs a closer look; `texts` is used up."""
+        cached = self._cache.get
+        value: Any
+        for key, value in mapping.items():
+            kind = type(value)
+            mode = cached(key)
+            if mode is None:
+                mode = self._mode(key)
+            if mode or kind is dict or kind is tuple or kind is bytes:
+                return False
+            if kind is str:
+                texts.append(value)
+        # One look at all texts together: no trigger contains a line end, so none is made by joining.
+        return not texts or not self._suspect("\n".join(texts))
 
     def pair(self, key: str, v: AnyValue) -> tuple[str, AnyValue]:
         """:meth:`attributes` of a single one."""

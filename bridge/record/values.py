@@ -145,6 +145,11 @@ def safe_repr(obj: object, max_chars: int = DEFAULT.repr_chars) -> str:
     return _guarded(repr, obj, max_chars)
 
 
+def as_text(value: AnyValue) -> str:
+    """A frozen value where a text belongs: ``""`` for None, any other than a text as Python writes it."""
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
 def qualified_name(cls: object) -> str:
     """Return "module.QualName" of a class or function, without a module builtins; never raises."""
     try:
